@@ -1,0 +1,1 @@
+"""What stays the same between runs: endpoints, credentials, policy. Prefect Blocks, nothing of ours imported."""

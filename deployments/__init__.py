@@ -1,0 +1,1 @@
+"""What runs signalbox: the command, the embedded stack, its bootstrap."""

@@ -1,0 +1,1 @@
+"""Flows chain tools: one imperative name each."""

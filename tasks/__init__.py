@@ -1,0 +1,1 @@
+"""The tools, by service, and the kit they are made with (`tasks.core`)."""

@@ -1,0 +1,1 @@
+"""The inventory: assets, their identity, and what changed."""

@@ -1,0 +1,1 @@
+"""The kit: knows Prefect and pydantic, knows no tool."""

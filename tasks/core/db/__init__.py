@@ -1,0 +1,1 @@
+"""SQL lives here alone: one metadata, one migration tree, one repository module per aggregate."""

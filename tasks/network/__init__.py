@@ -1,0 +1,1 @@
+"""Tools that put packets on the wire or read them."""

@@ -1,0 +1,1 @@
+"""Scans: many hosts at once."""
