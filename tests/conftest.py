@@ -1,34 +1,61 @@
-"""Fixtures of all tests."""
+"""Fixtures every test may use. Heavy ones (PostgreSQL, Prefect, namespaces) start only when a test asks for them."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deployments.local import EmbeddedPostgres
+from tasks.core.models import ToolResult
+from tasks.core.settings import settings
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[EmbeddedPostgres]:
-    """An embedded PostgreSQL of this test session (one per xdist worker: it starts in under a second).
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give every test an empty SIGNALBOX_HOME, so that nothing of the user's is read or written."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SIGNALBOX_HOME", str(home))
+    for name in ("SIGNALBOX_DATABASE_URL", "SIGNALBOX_SITE", "SIGNALBOX_USER"):
+        monkeypatch.delenv(name, raising=False)
+    settings.cache_clear()
+    yield home
+    settings.cache_clear()
 
-    Without fsync: a test's database need not survive the machine. The folder is short, a socket's path has 107 bytes.
+
+Perform = Callable[..., Awaitable[ToolResult]]
+
+
+@pytest.fixture
+def perform(tmp_path: Path) -> Perform:
+    """Run one tool through the kit's pipeline (gate, deadline, errors) without a Prefect server or a ledger.
+
+    `await perform(tool, params, policy=ProbePolicy(...), blocks={"mail/noc": block}, store=CaptureStore(...), ledger=...)`.
+    The default policy allows loopback; the default store is an empty folder.
     """
-    with tempfile.TemporaryDirectory(prefix="sbx-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        server = EmbeddedPostgres(
-            Path(folder), options={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    from blocks.captures import CaptureStore
+    from blocks.policy import ProbePolicy
+    from tasks.core import tool as kit
+    from tasks.core.run import FixedWiring, wired
+
+    async def run(
+        tool: Any,
+        params: Mapping[str, Any],
+        *,
+        policy: ProbePolicy | None = None,
+        blocks: Mapping[str, Any] | None = None,
+        store: CaptureStore | None = None,
+        ledger: Any = None,
+    ) -> ToolResult:
+        site = str(params.get("site", "default"))
+        wiring = FixedWiring(
+            policies={"default": policy or ProbePolicy(), site: policy or ProbePolicy()},
+            blocks=blocks or {},
+            captures=store or CaptureStore(folder=tmp_path / "evidence"),
+            book=ledger,
         )
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        with wired(wiring):
+            return await kit.perform(tool.spec, params)
 
-
-@pytest.fixture(scope="session")
-def postgres_url(postgres: EmbeddedPostgres) -> str:
-    """The superuser's URL of that PostgreSQL's database `postgres`; `postgres.url("owner", "name")` logs other roles in."""
-    return postgres.url("postgres")
+    return run
