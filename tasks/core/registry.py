@@ -53,6 +53,11 @@ class ToolSpec:
     module: str
 
     @property
+    def task(self) -> Any:
+        """The Prefect task: what a flow awaits."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+    @property
     def summary(self) -> str:
         """The first line of the tool's documentation."""
         return (self.body.__doc__ or "").strip().splitlines()[0]
