@@ -6,7 +6,10 @@ webhook URL, or a parameter marked secret: both reach logs, Prefect states, the 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from tasks.core.process import Completed
 
 
 class ToolError(Exception):
@@ -70,12 +73,30 @@ class Unreachable(ToolError):
     exit_status = 4
 
 
+class Untrusted(Unreachable):
+    """The other side's certificate does not prove who it is, so nothing was sent. Trying again does not make it true."""
+
+    retryable = False
+
+
+class Unanswered(Unreachable):
+    """It was sent and no answer came: it may have arrived, so it is not sent a second time."""
+
+    retryable = False
+
+
 class ToolTimeout(ToolError, TimeoutError):
     """The tool's own deadline passed. Also a `TimeoutError`, so that Prefect names the state TimedOut."""
+
+    partial: Completed | None = None
+    """What a program gave until its deadline, where `run_command` raised this; does not survive pickling."""
 
 
 class CommandFailed(ToolError):
     """A program ended with an error; carries its exit status and the end of its error output."""
+
+    completed: Completed | None = None
+    """What the program gave, where `run_command` raised this; does not survive pickling."""
 
 
 class Unauthorized(ToolError):
