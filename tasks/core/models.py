@@ -76,7 +76,12 @@ def parse_network(text: str) -> Network:
     return network
 
 
-def _target(text: Any) -> str:
+def parse_target(text: Any) -> str:
+    """Return a host name, an address or a prefix in its canonical spelling; IPv4-mapped IPv6 becomes the IPv4 it means.
+
+    Raises:
+        ValueError: It is none of them; the message says what would be right.
+    """
     if not isinstance(text, str):
         raise ValueError("must be text: a host name, an address or a prefix")
     text = text.strip()
@@ -92,7 +97,7 @@ def _target(text: Any) -> str:
 
 
 def _host(text: Any) -> str:
-    target = _target(text)
+    target = parse_target(text)
     if "/" in target:
         raise ValueError(f"{target!r} is a prefix; this takes single hosts: a name or an address")
     return target
@@ -102,7 +107,7 @@ def _distinct(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-Target = Annotated[str, BeforeValidator(_target)]
+Target = Annotated[str, BeforeValidator(parse_target)]
 """A host name, an address or a prefix, in its canonical spelling."""
 Host = Annotated[str, BeforeValidator(_host)]
 """A host name or an address."""
