@@ -59,7 +59,7 @@ class LiveWiring:
 
         loaded, policy = self._policies.get(site, (0.0, None))
         if policy is None or time.monotonic() - loaded > POLICY_CACHE_SECONDS:
-            policy = await _load(ProbePolicy, site)
+            policy = await load_or_none(ProbePolicy, site)
             if policy is None:
                 raise Refused(f"Site {site!r} has no policy, so nothing is allowed there.", hint=f"Make one: signalbox site add {site}")
             self._policies[site] = (time.monotonic(), policy)
@@ -73,7 +73,7 @@ class LiveWiring:
         short: str = kind.short  # type: ignore[attr-defined]
         if prefix != short or not document:
             raise InvalidParameters(f"{name!r} is not a {short} block.", hint=f"Right would be {short}/NAME.")
-        block = await _load(kind, document)
+        block = await load_or_none(kind, document)
         if block is None:
             raise InvalidParameters(
                 f"There is no block {name!r}.", hint=f"Make it in the UI under Blocks ({kind._block_type_name}), or see: signalbox block list"
@@ -85,7 +85,7 @@ class LiveWiring:
         from blocks.captures import CaptureStore
         from tasks.core.settings import settings
 
-        return (await _load(CaptureStore, site)) or CaptureStore(folder=settings().evidence_folder)
+        return (await load_or_none(CaptureStore, site)) or CaptureStore(folder=settings().evidence_folder)
 
     def ledger(self) -> Ledger | None:
         from tasks.core.ledger import ledger
@@ -98,7 +98,7 @@ class LiveWiring:
         return hold(site, want, least, wait=RATE_WAIT_SECONDS)
 
 
-async def _load(kind: type[B], document: str) -> B | None:
+async def load_or_none(kind: type[B], document: str) -> B | None:
     """Load a block by its document name; None when there is none.
 
     Raises:

@@ -1,0 +1,203 @@
+"""Prefect automations that raise the alarm: failed, crashed, silent, hanging runs, and a pool without a worker.
+
+Who is told is one list of block names (`signalbox policy alert-to slack/ops mail/noc`), kept in a Prefect variable. Two ways lead there:
+
+- *Failed and hanging runs* start the flow `alert`, which sends through the named blocks like any other message. It carries no
+  `signalbox` tag, so its own failure starts nothing.
+- *Crashed runs and a pool without a worker* go by the server's own webhook action: the worker that would run a flow may be what died.
+  Mail needs a worker, so a list of mail blocks only cannot be told of those; `doctor` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+ALERT_VARIABLE = "signalbox_alert_to"
+PREFIX = "signalbox: "
+TAG = "signalbox"
+SILENT_AFTER = timedelta(seconds=90)  # three heartbeats of 30 s
+HANGING_AFTER = timedelta(hours=6)
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")}
+OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+
+
+async def alert_blocks() -> list[str]:
+    """Names of the blocks that are told when something goes wrong; empty when nobody is."""
+    from prefect.variables import Variable
+
+    names = await Variable.aget(ALERT_VARIABLE, default=[])
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+async def alert_to(names: Sequence[str]) -> list[str]:
+    """Tell these blocks from now on (none: nobody); return what was changed, a line each.
+
+    Raises:
+        InvalidParameters: A block does not exist, or is of a kind that carries no messages.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.variables import Variable
+
+    from flows._notify import check_blocks
+
+    await check_blocks(names)
+    await Variable.aset(ALERT_VARIABLE, list(names), overwrite=True)
+    async with get_client() as client:
+        return await ensure_automations(client)
+
+
+async def ensure_automations(client: PrefectClient) -> list[str]:
+    """Make the automations what this module says; remove those of ours that are no longer wanted."""
+    names = await alert_blocks()
+    wanted = [_silent_run()]
+    if names:
+        deployment = await client.read_deployment_by_name("alert/send")
+        wanted += [_failed_run(deployment.id, names), _hanging_run(deployment.id, names)]
+    for name in names:
+        hook = await _server_webhook(name)
+        if hook is not None:
+            wanted += [_crashed_run(name, *hook), _no_worker(name, *hook)]
+    existing = {automation.name: automation for automation in await client.read_automations() if automation.name.startswith(PREFIX)}
+    for automation in wanted:
+        known = existing.pop(automation.name, None)
+        if known is None:
+            await client.create_automation(automation)
+        else:
+            await client.update_automation(known.id, automation)
+    for leftover in existing.values():
+        await client.delete_automation(leftover.id)
+    told = f" telling {', '.join(names)}" if names else ", telling nobody yet (signalbox policy alert-to BLOCK)"
+    return [f"automations: {len(wanted)}{told}"]
+
+
+def _silent_run() -> AutomationCore:
+    """A flow process that died together with its worker leaves a run that says Running for ever; nothing else notices."""
+    return AutomationCore(
+        name=f"{PREFIX}silent run",
+        description="Marks a run as crashed when its heartbeats stop.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ENDED},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=SILENT_AFTER,
+        ),
+        actions=[ChangeFlowRunState(state="CRASHED", message="Its heartbeats stopped: the process and its worker are gone.")],
+    )
+
+
+def _alert(deployment: UUID, names: Sequence[str], what: str) -> RunDeployment:
+    return RunDeployment(
+        source="selected",
+        deployment_id=deployment,
+        parameters={
+            "through": list(names),
+            "what": what,
+            "run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"},
+        },
+        # A list of parameters with a template inside is rendered by the server when it fires.
+        job_variables={},
+    )
+
+
+def _failed_run(deployment: UUID, names: Sequence[str]) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}failed run",
+        description="Tells the named blocks when a signalbox run fails.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=OURS,
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.TimedOut", "prefect.flow-run.Suspect"},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[_alert(deployment, names, "failed")],
+    )
+
+
+def _hanging_run(deployment: UUID, names: Sequence[str]) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}hanging run",
+        description=f"Tells the named blocks when a signalbox run takes longer than {HANGING_AFTER}.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=OURS,
+            after={"prefect.flow-run.Running"},
+            expect=ENDED,
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=HANGING_AFTER,
+        ),
+        actions=[_alert(deployment, names, "hangs")],
+    )
+
+
+def _crashed_run(name: str, webhook: UUID, payload: str) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}crashed run ({name})",
+        description="The server itself tells this block when a run crashes: the worker may be what died.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=OURS,
+            expect={"prefect.flow-run.Crashed"},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=payload % "The run {{ flow_run.name }} of {{ flow.name }} crashed: {{ flow_run.state.message }} {{ flow_run|ui_url }}")],
+    )
+
+
+def _no_worker(name: str, webhook: UUID, payload: str) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}no worker ({name})",
+        description="The server itself tells this block when the work pool has no worker left.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            match={"prefect.resource.id": "prefect.work-pool.*"},
+            expect={"prefect.work-pool.not-ready"},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=payload % "Work pool {{ work_pool.name }} has no worker: nothing will run. On its machine: signalbox status")],
+    )
+
+
+async def _server_webhook(name: str) -> tuple[UUID, str] | None:
+    """Mirror one of our message blocks as Prefect's own Webhook block, the kind the server can call by itself.
+
+    Returns:
+        The mirror's id and a JSON payload with one `%s` for the text; None for mail, which the server cannot send.
+    """
+    from prefect.blocks.webhook import Webhook
+
+    from flows._notify import server_call
+
+    call = await server_call(name)
+    if call is None:
+        return None
+    url, headers, payload = call
+    mirror: Any = Webhook(method="POST", url=url, headers=headers, allow_private_urls=True)
+    document = await mirror.save(f"signalbox-alert-{name.replace('/', '-')}", overwrite=True)
+    return UUID(str(document)), payload

@@ -1,0 +1,187 @@
+"""Bring a Prefect server to the state signalbox needs. Safe to run again: it changes only what differs.
+
+Block types and default blocks, the work pool with a queue per service, packet budgets, the deployments of `prefect.yaml`, a `run-tool`
+deployment per tool, and the automations that raise the alarm. `signalbox up` runs it as `python -m deployments.bootstrap`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deployments.automations import ensure_automations
+from deployments.catalogue import block_classes
+from tasks.core.errors import CommandFailed
+from tasks.core.models import Service
+from tasks.core.registry import ToolSpec, load_tools
+from tasks.core.settings import settings
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import PrefectClient
+
+POOL = "signalbox"
+PREFECT_YAML = Path(__file__).resolve().parent.parent / "prefect.yaml"
+DIGEST_VARIABLE = "signalbox_bootstrap"
+"""Prefect variable that says which version of all this the server has, so that an unchanged one is left alone."""
+
+
+async def bootstrap(*, force: bool = False) -> list[str]:
+    """Bring the server at PREFECT_API_URL up to date; return what was done, a line each.
+
+    Args:
+        force: Do all of it even when the server says it is up to date.
+
+    Raises:
+        CommandFailed: `prefect deploy` did not accept prefect.yaml.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.variables import Variable
+
+    digest = _digest()
+    if not force and await Variable.aget(DIGEST_VARIABLE) == digest:
+        return ["Prefect server: up to date"]
+    done = []
+    for kind in block_classes():
+        await kind.aregister_type_and_schema() if hasattr(kind, "aregister_type_and_schema") else await kind.register_type_and_schema()
+    done.append(f"block types: {', '.join(kind._block_type_name for kind in block_classes())}")
+    done += await _ensure_blocks()
+    async with get_client() as client:
+        await _ensure_pool(client)
+        done.append(f"work pool {POOL}: queues {', '.join(Service)}")
+        await _deploy_file()
+        count = await _ensure_tool_deployments(client)
+        done.append(f"deployments: prefect.yaml and run-tool for {count} tools")
+        done += await ensure_automations(client)
+    await Variable.aset(DIGEST_VARIABLE, digest, overwrite=True)
+    return done
+
+
+def _digest() -> str:
+    """Identify everything this module writes to the server."""
+    tools = {name: [spec.documentation, str(spec.service), str(spec.safety), spec.parameter_schema()] for name, spec in load_tools().items()}
+    kinds = [kind.model_json_schema() for kind in block_classes()]
+    own = [Path(module).read_text() for module in (__file__, sys.modules["deployments.automations"].__file__ or __file__)]
+    text = json.dumps([version("signalbox"), PREFECT_YAML.read_text(), tools, kinds, own], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def _ensure_blocks() -> list[str]:
+    """Make the default blocks that are missing; one that exists is the operator's."""
+    from blocks.captures import CaptureStore
+    from blocks.policy import ProbePolicy
+    from tasks.core.rate import ensure_budget
+    from tasks.core.run import load_or_none
+
+    made = []
+    site = settings().site
+    policy = await load_or_none(ProbePolicy, site)
+    if policy is None:
+        policy = ProbePolicy()
+        await policy.save(site)
+        made.append(f"block policy/{site}: loopback only")
+    await ensure_budget(site, policy.packets_per_second)
+    if await load_or_none(CaptureStore, site) is None:
+        await CaptureStore(folder=settings().evidence_folder).save(site)
+        made.append(f"block captures/{site}: {settings().evidence_folder}")
+    return made
+
+
+async def _ensure_pool(client: PrefectClient) -> None:
+    """Make the process work pool and a queue per service, so that a worker can serve one service alone."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    try:
+        await client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        # True would end a run at its next log line when its worker goes away (reference: Prefect measured, section 2).
+        template["variables"]["properties"]["stream_output"]["default"] = False
+        await client.create_work_pool(
+            WorkPoolCreate(name=POOL, type="process", base_job_template=template, description="Runs signalbox on this machine.")
+        )
+    for service in Service:
+        try:
+            await client.create_work_queue(name=str(service), description=f"Runs of the {service} tools.", work_pool_name=POOL)
+        except ObjectAlreadyExists:
+            pass
+
+
+async def _deploy_file() -> None:
+    """Apply prefect.yaml with Prefect's own command, the one its file format is defined by."""
+    import os
+
+    from tasks.core.process import run_command
+
+    passed = {name: value for name, value in os.environ.items() if name.startswith(("PREFECT_", "SIGNALBOX_"))}
+    program = str(Path(sys.executable).with_name("prefect"))
+    try:
+        await run_command(
+            [program, "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)],
+            timeout=120,
+            env={**passed, "NO_COLOR": "1"},
+            cwd=PREFECT_YAML.parent,
+        )
+    except CommandFailed as error:
+        raise CommandFailed("Prefect did not accept prefect.yaml.", hint=str(error)) from None
+
+
+async def _ensure_tool_deployments(client: PrefectClient) -> int:
+    """Make `run-tool/NAME` for every tool, with a form from its parameter model; remove those of tools that are gone."""
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    from flows.run_tool import FLOW_NAME
+
+    flow_id = await client.create_flow_from_name(FLOW_NAME)
+    tools = load_tools()
+    for spec in tools.values():
+        await _ensure_tool_deployment(client, flow_id, spec)
+    for deployment in await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))):
+        if deployment.name not in tools:
+            await client.delete_deployment(deployment.id)
+    return len(tools)
+
+
+async def _ensure_tool_deployment(client: PrefectClient, flow_id: UUID, spec: ToolSpec) -> None:
+    from flows.run_tool import form_schema, run_tool
+
+    await client.create_deployment(
+        flow_id=flow_id,
+        name=spec.name,
+        entrypoint=f"{run_tool.fn.__module__}.{run_tool.fn.__name__}",
+        path=".",
+        work_pool_name=POOL,
+        work_queue_name=str(spec.service),
+        tags=["signalbox", f"service:{spec.service}", f"safety:{spec.safety}"],
+        description=_description(spec),
+        parameters={"tool": spec.name},
+        parameter_openapi_schema=form_schema(spec.name),
+        enforce_parameter_schema=True,
+        labels={"signalbox.tool": spec.name, "signalbox.service": str(spec.service)},
+    )
+
+
+def _description(spec: ToolSpec) -> str:
+    lines = [spec.documentation, "", f"Safety **{spec.safety}**, deadline {spec.timeout:g} s, {spec.retries} retries."]
+    for example in spec.examples:
+        lines += ["", f"{example.title}:", "", "```json", json.dumps(example.params, indent=2), "```"]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `bootstrap` and say what it did."""
+    for line in asyncio.run(bootstrap(force="--force" in arguments)):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

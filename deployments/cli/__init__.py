@@ -1,0 +1,71 @@
+"""The `signalbox` command.
+
+Exit status: 0 done, 1 failed or partial, 2 wrong usage or parameters, 3 refused by policy, 4 target unreachable or not found.
+Prefect reads its settings when it is first imported, so `main` points the environment at SIGNALBOX_HOME before any command is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+
+from deployments.cli._output import complain
+from tasks.core.errors import ToolError
+
+app = App(
+    name="signalbox",
+    help="Network operations you can trust: scans, probes, inventory and messages, each with a deadline, a policy and a ledger.",
+    version=lambda: version("signalbox"),
+    help_format="plaintext",
+    result_action="return_value",
+)
+for _name, _module in {
+    "up": "stack:up",
+    "down": "stack:down",
+    "status": "stack:status",
+    "env": "stack:env",
+    "doctor": "stack:doctor",
+    "first-run": "stack:first_run",
+    "discover": "discover:discover",
+    "tool": "tool:app",
+    "asset": "asset:app",
+    "site": "site:app",
+    "events": "asset:events",
+    "policy": "policy:app",
+    "capture": "capture:app",
+    "block": "block:app",
+    "demo": "demo:app",
+}.items():
+    app.command(f"deployments.cli.{_module}", name=_name)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    from deployments.local import environment
+    from tasks.core.settings import settings
+
+    try:
+        os.environ.update({name: value for name, value in environment(settings().home).items() if name not in os.environ})
+        # A command prints its own report; Prefect's log lines would bury it. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if settings().log_level.upper() == "DEBUG" else "ERROR")
+        result = app(list(argv) if argv is not None else None, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return complain(str(error).rstrip("."), f"See: signalbox {' '.join(error.command_chain or ())} --help".replace("  ", " "), status=2)
+    except ToolError as error:
+        return complain(error.message, error.hint, status=error.exit_status)
+    except KeyboardInterrupt:
+        return complain("Stopped.", status=130)
+    except BrokenPipeError:  # `signalbox ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if settings().log_level.upper() == "DEBUG":
+            raise
+        from deployments.cli._output import explain_unexpected
+
+        return explain_unexpected(error)
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,74 @@
+"""What the command prints: data on stdout (a table, or one JSON document), everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows._text import cell
+
+
+def out() -> Console:
+    """The console of stdout: data."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """The console of stderr: progress and complaints."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(message: str, hint: str | None = None, *, status: int) -> int:
+    """Say what went wrong and what to do, on stderr; return the exit status."""
+    err().print(f"[bold red]signalbox:[/] {escape(message)}")
+    if hint:
+        err().print(f"  {escape(hint)}")
+    return status
+
+
+def explain_unexpected(error: Exception) -> int:
+    """Say legibly what a library raised: the API away, the disk full; the rest by class, with the way to the traceback."""
+    import errno
+
+    import httpx
+
+    if isinstance(error, httpx.HTTPError):
+        return complain("The Prefect API does not answer.", "Is signalbox up? signalbox status", status=1)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return complain("The disk is full.", "Free some space, or set SIGNALBOX_HOME to a folder on another disk.", status=1)
+    if isinstance(error, OSError) and error.filename:
+        return complain(f"{error.strerror}: {error.filename}", status=1)
+    return complain(f"{type(error).__name__}: {error}", "For the traceback: SIGNALBOX_LOG_LEVEL=DEBUG signalbox ...", status=1)
+
+
+def emit_json(data: Any) -> None:
+    """Print one JSON document and nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def emit_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, columns: Sequence[str] | None = None) -> None:
+    """Print rows as a table; columns that hold nothing are left out."""
+    names = list(columns or (rows[0] if rows else ()))
+    names = [name for name in names if any(row.get(name) not in (None, "", [], {}) for row in rows)]
+    table = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for name in names:
+        table.add_column(escape(name.replace("_", " ").upper()), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell(row.get(name))) for name in names))
+    out().print(table)
+
+
+def say(text: str = "") -> None:
+    """Print a line of the report on stdout."""
+    out().print(escape(text))
+
+
+def progress(text: str) -> None:
+    """Print a line about work under way, on stderr."""
+    err().print(f"[dim]{escape(text)}[/]")

@@ -1,0 +1,284 @@
+"""`signalbox tool`: the tools, listed, explained and run; options come from each tool's parameter model."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+from cyclopts import App, Parameter
+
+from deployments.cli._output import emit_json, emit_table, progress, say
+from flows._text import count, facts, tables
+from tasks.core.errors import InvalidParameters
+from tasks.core.models import ProbeParams, SiteParams
+from tasks.core.registry import ToolSpec, find_tool, load_tools
+
+app = App(name="tool", help="List, explain and run the tools.", help_format="plaintext")
+
+
+@app.command(name="list")
+def list_tools(*, service: str | None = None, json: bool = False) -> int:
+    """List the tools.
+
+    Args:
+        service: Only this service: automation, communication, asset or network.
+        json: Print one JSON document.
+    """
+    rows = [
+        {"tool": spec.name, "group": spec.group, "safety": str(spec.safety), "aliases": list(spec.aliases), "what it does": spec.summary}
+        for spec in load_tools().values()
+        if service is None or str(spec.service) == service.lower()
+    ]
+    if service is not None and not rows:
+        raise InvalidParameters(f"There is no service {service!r}.", hint="Services: automation, communication, asset, network.")
+    if json:
+        emit_json(rows)
+    else:
+        emit_table(rows)
+        say(f"\n{count(len(rows), 'tool')}. One of them in full: signalbox tool show NAME")
+    return 0
+
+
+@app.command
+def show(name: str, /, *, json: bool = False) -> int:
+    """Explain one tool: parameters, examples, safety, deadline.
+
+    Args:
+        name: The tool's name or alias, in any spelling.
+        json: Print one JSON document, with the JSON schemas.
+    """
+    spec = find_tool(name)
+    if json:
+        emit_json(
+            {
+                "name": spec.name,
+                "service": str(spec.service),
+                "safety": str(spec.safety),
+                "timeout": spec.timeout,
+                "retries": spec.retries,
+                "aliases": list(spec.aliases),
+                "programs": list(spec.programs),
+                "approval": spec.approval,
+                "documentation": spec.documentation,
+                "examples": [{"title": example.title, "params": example.params} for example in spec.examples],
+                "parameters": spec.parameter_schema(),
+                "result": spec.result_model.model_json_schema(),
+            }
+        )
+        return 0
+    aliases = f"  (also: {', '.join(spec.aliases)})" if spec.aliases else ""
+    say(f"{spec.name}{aliases}\n\n{spec.documentation}\n")
+    programs = f", starts {', '.join(spec.programs)}" if spec.programs else ""
+    say(
+        f"Service {spec.service}, safety {spec.safety}, deadline {spec.timeout:g} s, "
+        f"{count(spec.retries, 'retry', 'retries')}{programs}{', needs --confirm' if spec.approval else ''}\n"
+    )
+    emit_table(
+        [
+            {
+                "option": "--" + (_singular(field) if _is_list(schema) else field).replace("_", "-"),
+                "takes": _takes(schema, definitions) + (", repeatable" if _is_list(schema) else ""),
+                "default": "required" if required else _default(schema),
+                "what it is": schema.get("description", ""),
+            }
+            for field, schema, required, definitions in _fields(spec)
+        ]
+    )
+    for example in spec.examples:
+        say(f"\n{example.title}:\n  signalbox tool run {spec.name} {_command_line(spec, example.params)}")
+    return 0
+
+
+@app.command(help_flags=[])
+def run(name: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Run one tool now; `signalbox tool show NAME` lists its options.
+
+    Options of every tool: --json prints one JSON document; --dry-run checks everything and sends nothing.
+
+    Args:
+        name: The tool's name or alias, in any spelling.
+        options: The tool's own options.
+    """
+    if name in ("--help", "-h"):
+        app(["run"], help_on_error=True)
+    spec = find_tool(name)
+    asked = _parse(spec, options)
+    if asked is None:
+        return show(spec.name)
+    params, as_json, dry_run = asked
+    return asyncio.run(_run(spec, params, as_json=as_json, dry_run=dry_run))
+
+
+async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
+    from tasks.core import gate
+    from tasks.core.run import wiring
+    from tasks.core.settings import settings
+    from tasks.core.tool import validate
+
+    checked = validate(spec, params)
+    # The first of the gate's two looks (DESIGN rule 7): a refusal comes before a run is made.
+    site = checked.site if isinstance(checked, SiteParams) and checked.site != "*" else settings().site
+    policy = await wiring().policy(site)
+    gate.check_safety(spec.safety, policy, spec.name)
+    scope = checked.scope() if isinstance(checked, ProbeParams) else None
+    grant = await gate.admit(scope, policy) if scope is not None else None
+    if dry_run:
+        plan = {
+            "tool": spec.name,
+            "parameters": checked.model_dump(mode="json"),
+            "safety": str(spec.safety),
+            "allowed_by": grant.allowed_by if grant else f"ceiling {policy.ceiling}",
+            "addresses": [address for granted in grant.targets for address in granted.addresses or (granted.network,)] if grant else [],
+        }
+        if as_json:
+            emit_json({"dry_run": True, **plan})
+        else:
+            say(f"Would run {spec.name} ({spec.safety}), allowed by {plan['allowed_by']}. Nothing was sent.")
+            if plan["addresses"]:
+                say(f"Addresses: {', '.join(map(str, plan['addresses']))}")
+        return 0
+    from flows.run_tool import run_tool
+
+    progress(f"{spec.name} {checked.subject()} ...")
+    result = await run_tool(spec.name, checked.model_dump(mode="json"))
+    if as_json:
+        emit_json(result.model_dump(mode="json"))
+        return 0
+    say(result.headline())
+    for key, value in facts(result).items():
+        say(f"  {key}: {value}")
+    for title, rows in tables(result):
+        say(f"\n{title}")
+        emit_table(rows)
+    return 0
+
+
+# --- options from the parameter model --------------------------------------------------------------------------------
+
+
+def _fields(spec: ToolSpec) -> list[tuple[str, dict[str, Any], bool, dict[str, Any]]]:
+    schema = spec.params_model.model_json_schema()
+    required = schema.get("required", [])
+    return [(name, field, name in required, schema.get("$defs", {})) for name, field in schema["properties"].items()]
+
+
+def _variants(field: dict[str, Any]) -> list[dict[str, Any]]:
+    return [variant for variant in field.get("anyOf", [field]) if variant.get("type") != "null"]
+
+
+def _is_list(field: dict[str, Any]) -> bool:
+    return any(variant.get("type") == "array" for variant in _variants(field))
+
+
+def _singular(name: str) -> str:
+    """Name the option that may be repeated: `targets` is given as `--target`."""
+    for plural, single in (("addresses", "address"), ("ies", "y"), ("s", "")):
+        if name.endswith(plural) and not name.endswith("ss"):
+            return name.removesuffix(plural) + single
+    return name
+
+
+def _resolve(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    reference = field.get("$ref") or next((part["$ref"] for part in field.get("allOf", []) if "$ref" in part), None)
+    return definitions.get(reference.rsplit("/", 1)[-1], field) if reference else field
+
+
+def _takes(field: dict[str, Any], definitions: dict[str, Any]) -> str:
+    words = []
+    for variant in _variants(field):
+        variant = _resolve(variant.get("items", variant) if variant.get("type") == "array" else variant, definitions)
+        if "enum" in variant or "const" in variant:
+            words.append("|".join(map(str, variant.get("enum", [variant.get("const")]))))
+        elif variant.get("type") in ("object", None):
+            words.append("JSON")
+        else:
+            low, high = variant.get("minimum"), variant.get("maximum")
+            limits = f" {low:g}-{high:g}" if low is not None and high is not None else f" >= {low:g}" if low is not None else ""
+            words.append({"string": "text", "integer": "number", "boolean": "yes/no"}.get(variant["type"], variant["type"]) + limits)
+    return " or ".join(dict.fromkeys(words))
+
+
+def _default(field: dict[str, Any]) -> str:
+    value = field.get("default")
+    return "" if value in (None, [], {}) else json.dumps(value) if isinstance(value, (list, dict)) else str(value)
+
+
+def _command_line(spec: ToolSpec, params: dict[str, Any]) -> str:
+    import shlex
+
+    words = []
+    for name, value in params.items():
+        many = isinstance(value, list)
+        option = "--" + (_singular(name) if many else name).replace("_", "-")
+        for item in value if many else [value]:
+            if item is True:
+                words.append(option)
+            else:
+                words += [option, shlex.quote(json.dumps(item) if isinstance(item, (dict, list, bool)) else str(item))]
+    return " ".join(words)
+
+
+class _Usage(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidParameters(f"{self.prog}: {message}.", hint=f"See: signalbox tool show {self.prog}")
+
+
+def _parse(spec: ToolSpec, options: Sequence[str]) -> tuple[dict[str, Any], bool, bool] | None:
+    """Read a tool's options into its parameters (unchecked), `--json` and `--dry-run`; None when help was asked for."""
+    parser = _Usage(prog=spec.name, add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true", dest="help!")
+    parser.add_argument("--json", action="store_true", dest="json!")
+    parser.add_argument("--dry-run", action="store_true", dest="dry_run!")
+    parser.add_argument("--params", dest="params!", help="All parameters as one JSON object.")
+    by_name = {name: (field, definitions) for name, field, _, definitions in _fields(spec)}
+    for name, (field, _) in by_name.items():
+        if name in ("json", "dry_run"):
+            raise ValueError(f"{spec.name}: a parameter may not be called {name}")
+        spellings = {"--" + name.replace("_", "-"), "--" + name}
+        if _is_list(field):
+            single = _singular(name)
+            spellings |= {"--" + single.replace("_", "-"), "--" + single}
+            parser.add_argument(*sorted(spellings), action="append", nargs="+", dest=name)
+        elif any(variant.get("type") == "boolean" for variant in _variants(field)):
+            parser.add_argument(*sorted(spellings), action=argparse.BooleanOptionalAction, dest=name, default=None)
+        else:
+            parser.add_argument(*sorted(spellings), dest=name)
+    given = vars(parser.parse_args(list(options)))
+    if given["help!"]:
+        return None
+    params: dict[str, Any] = {}
+    if given["params!"]:
+        params = _json(spec.name, "params", given["params!"])
+        if not isinstance(params, dict):
+            raise InvalidParameters(f"{spec.name}: --params must be a JSON object.", hint=f"See: signalbox tool show {spec.name}")
+    for name, (field, definitions) in by_name.items():
+        value = given[name]
+        if value is None:
+            continue
+        if _is_list(field):
+            items = [item for group in value for item in group]
+            item_schema = next(variant for variant in _variants(field) if variant.get("type") == "array").get("items", {})
+            params[name] = [_value(spec.name, name, item, item_schema, definitions) for item in items]
+        else:
+            params[name] = value if isinstance(value, bool) else _value(spec.name, name, value, field, definitions)
+    return params, given["json!"], given["dry_run!"]
+
+
+def _value(tool: str, name: str, text: str, field: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """Read one option's text: JSON where the model wants an object, else text, which the model itself converts."""
+    kinds = {_resolve(variant, definitions).get("type") for variant in _variants(field)}
+    if kinds & {"string", "integer", "number", "boolean"} and not (kinds & {"object"} and text.lstrip().startswith(("{", "["))):
+        return text
+    return _json(tool, name, text)
+
+
+def _json(tool: str, name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidParameters(
+            f"{tool}: {name} must be JSON: {error.msg} at character {error.pos}.", hint='For example: \'{"name": "value"}\''
+        ) from None
