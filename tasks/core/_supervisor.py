@@ -17,6 +17,9 @@ Why not something simpler:
 One thread, standard library only, no site-packages: it starts in about 30 ms and has nothing that could hang.
 """
 
+# pathlib would double the time to start; becoming the program is the purpose:
+# ruff: noqa: PTH110, PTH116, PTH208, S606
+
 from __future__ import annotations
 
 import contextlib
@@ -51,7 +54,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2) with one argument.
+    """Set a property of this process.
 
     Raises:
         OSError: The kernel said no.

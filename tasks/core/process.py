@@ -109,7 +109,7 @@ def find_program(name: str, package: str | None = None) -> str:
     if found:
         return found
     if "/" in name:
-        reason = "may not be executed" if os.path.exists(name) else "does not exist"
+        reason = "may not be executed" if Path(name).exists() else "does not exist"
         raise MissingProgram(f"The program {name} {reason}.")
     package = package or _PACKAGES.get(name, name)
     raise MissingProgram(f"The program {name} is not installed.", hint=f"Install it: sudo apt-get install {package}")
@@ -200,7 +200,7 @@ async def run_command(
         "program": program,
         "argv": list(words),
         "env": clean_environment(env),
-        "cwd": None if cwd is None else os.path.abspath(cwd),
+        "cwd": None if cwd is None else str(Path(cwd).absolute()),  # noqa: ASYNC240 - touches no disk
         "limits": asdict(limits or Limits()),
         "grace": grace,
         # The supervisor's own clock: holds when this process is stopped or its loop hangs.
@@ -234,7 +234,7 @@ async def _outlast(done: asyncio.Future[None]) -> None:
 
 def _judge(job: _Job, argv: tuple[str, ...], ok: Collection[int], timeout: float) -> Completed:
     """Turn a finished job into what it completed, or the error it means."""
-    name = os.path.basename(argv[0])
+    name = Path(argv[0]).name
     report = job.report
     status = report.get("status")
     completed = Completed(
@@ -359,7 +359,7 @@ class _Job:
                         "-S",
                         str(SUPERVISOR),
                         str(other.fileno()),
-                        os.path.basename(self.order["program"]),
+                        Path(self.order["program"]).name,
                     ],
                     stdin=source,
                     stdout=sink,
@@ -400,7 +400,7 @@ class _Job:
         if data and self._on_stdout is not None and self.error is None:
             try:
                 self._on_stdout(data)
-            except Exception as error:  # the caller's own; raised from run_command once the program is gone
+            except Exception as error:  # noqa: BLE001 - the caller's own; raised from run_command once the program is gone
                 self.error = error
                 self.stop("callback")
 
@@ -440,7 +440,7 @@ class _Job:
         self.loop.remove_reader(self._control.fileno())
         self._control_open = False
         if self._heard:
-            self.report = marshal.loads(bytes(self._heard))
+            self.report = marshal.loads(bytes(self._heard))  # noqa: S302 - from our own child
         # A descriptor passed to a process outside the family could keep a stream open: a second of reading on, then
         # enough.
         self._be_patient(1.0)
@@ -491,15 +491,10 @@ class _Job:
 def _source(stdin: bytes | None) -> Iterator[int]:
     """A descriptor to read `stdin` from: a file in memory, so nobody has to feed a pipe; /dev/null without."""
     if stdin is None:
-        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        with open(os.devnull, "rb") as nothing:
+            yield nothing.fileno()
     else:
-        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    try:
-        if stdin is not None:
-            view = memoryview(stdin)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        with open(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b") as file:
+            file.write(stdin)
+            file.seek(0)
+            yield file.fileno()
