@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ssl
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import httpx
+from pydantic import AfterValidator, Field
 
 
 @lru_cache(maxsize=32)
@@ -37,3 +38,25 @@ def trust(ca: str | None = None, protocol: Literal["http", "smtp"] = "http") -> 
             # The text is OpenSSL's, or the system's with the file's path: neither is secret.
             raise ValueError(f"ca is neither PEM certificates nor a readable file of them: {error}") from None
     return context
+
+
+def _certificates(ca: str | None) -> str | None:
+    if ca is None or not ca.strip():
+        return None
+    if "-----BEGIN" in ca:
+        trust(ca)
+    elif not ca.startswith("/"):
+        raise ValueError("must be certificates in PEM, or the absolute path of a file with them")
+    return ca
+
+
+TrustedAuthority = Annotated[
+    str | None,
+    # A path is read when it is used: the file is on the worker, not where the block is made.
+    AfterValidator(_certificates),
+    Field(
+        title="CA",
+        description="Authority to trust besides the public ones: certificates in PEM, or the absolute path of a file with them.",
+    ),
+]
+"""Field of a block: whose certificates count."""

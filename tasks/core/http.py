@@ -216,7 +216,8 @@ def _first_hop(
 async def _exchange(
     hop: _Hop, deadline: float, verify: bool | ssl.SSLContext, proxy: str | None, max_bytes: int, started: float
 ) -> Answer:
-    target, extensions = hop.url, {"trace": hop.trace}
+    target = hop.url
+    extensions: dict[str, Any] = {"trace": hop.trace}
     if hop.pinned is not None:
         # Connect to the address the gate checked; the name stays in Host and in the TLS handshake.
         target = hop.url.copy_with(host=hop.pinned.address)

@@ -8,10 +8,10 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import httpx
 import pytest
 from lab.authority import Authority
 from lab.http_endpoints import HttpEndpoint, Reply, closed_port
@@ -31,16 +31,13 @@ from tasks.core.errors import (
     Unsupported,
     Untrusted,
 )
-from tasks.core.http import send
+from tasks.core.gate import PinnedUrl
+from tasks.core.http import Answer, send
 
 
-@dataclass(frozen=True)
-class Pin:
-    url: str
-    host: str
-    address: str
-    port: int
-    scheme: str = "http"
+def pin(url: str, address: str = "127.0.0.1") -> PinnedUrl:
+    parsed = httpx.URL(url)
+    return PinnedUrl(url, parsed.scheme, parsed.host, parsed.port or 80, address)
 
 
 @pytest.fixture
@@ -233,11 +230,11 @@ async def test_redirects_are_not_followed_unless_asked(server: HttpEndpoint) -> 
 async def test_each_redirect_goes_through_the_gate(server: HttpEndpoint) -> None:
     asked: list[str] = []
 
-    async def admit(url: str) -> Pin:
+    async def admit(url: str) -> PinnedUrl:
         asked.append(url)
         if "169.254" in url:
             raise Refused("metadata addresses are not public")
-        return Pin(url, "127.0.0.1", "127.0.0.1", server.port)
+        return pin(url)
 
     server.reply(
         Reply(307, headers={"Location": "/second"}), Reply(302, headers={"Location": "http://169.254.169.254/"})
@@ -252,8 +249,8 @@ async def test_each_redirect_goes_through_the_gate(server: HttpEndpoint) -> None
 
 
 async def test_a_redirect_to_another_origin_takes_no_headers_along(server: HttpEndpoint) -> None:
-    async def admit(url: str) -> Pin:
-        return Pin(url, "other.example", "127.0.0.1", server.port)
+    async def admit(url: str) -> PinnedUrl:
+        return pin(url)
 
     server.reply(Reply(303, headers={"Location": f"http://other.example:{server.port}/next"}))
     answer = await send("POST", server.url, json={"a": 1}, headers={"X-Token": "s3cret"}, follow=1, admit=admit)
@@ -264,8 +261,8 @@ async def test_a_redirect_to_another_origin_takes_no_headers_along(server: HttpE
 
 
 async def test_the_redirects_end(server: HttpEndpoint) -> None:
-    async def admit(url: str) -> Pin:
-        return Pin(url, "127.0.0.1", "127.0.0.1", server.port)
+    async def admit(url: str) -> PinnedUrl:
+        return pin(url)
 
     server.reply(*[Reply(307, headers={"Location": "/again"})] * 10)
     with pytest.raises(Rejected, match="not followed"):
@@ -275,26 +272,24 @@ async def test_the_redirects_end(server: HttpEndpoint) -> None:
 
 async def test_a_pinned_address_is_called_under_its_name(server: HttpEndpoint) -> None:
     url = f"http://intranet.example:{server.port}/path?q=1"
-    await send("GET", url, pinned=Pin(url, "intranet.example", "127.0.0.1", server.port))
+    await send("GET", url, pinned=pin(url))
     assert server.requests[0].headers["host"] == f"intranet.example:{server.port}"
     assert server.requests[0].target == "/path?q=1"
 
 
 async def test_a_pinned_ipv6_address_is_called() -> None:
     with HttpEndpoint(host="::1", name="six.example") as server:
-        await send("GET", server.url, pinned=Pin(server.url, "six.example", "::1", server.port))
+        await send("GET", server.url, pinned=pin(server.url, "::1"))
         assert server.requests[0].headers["host"] == f"six.example:{server.port}"
 
 
 async def test_the_certificate_of_a_pinned_address_must_be_for_the_name(authority: Authority) -> None:
     with HttpEndpoint(tls=authority.server("good.example"), name="good.example") as server:
-        pin = Pin(server.url, "good.example", "127.0.0.1", server.port, "https")
-        assert (await send("GET", server.url, pinned=pin, verify=trust(authority.pem))).status == 200
+        good = pin(server.url)
+        assert (await send("GET", server.url, pinned=good, verify=trust(authority.pem))).status == 200
         other = server.url.replace("good", "bad")
         with pytest.raises(Untrusted, match=r"not for bad\.example"):
-            await send(
-                "GET", other, pinned=Pin(other, "bad.example", "127.0.0.1", server.port), verify=trust(authority.pem)
-            )
+            await send("GET", other, pinned=pin(other), verify=trust(authority.pem))
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
@@ -388,8 +383,4 @@ def _assert_free_of_secrets(error: BaseException, log: str) -> None:
 
 
 def test_the_reply_of_an_answer_that_is_logged_shows_no_body_and_no_address() -> None:
-    import httpx
-
-    from tasks.core.http import Answer
-
     assert "s3cret" not in repr(Answer(200, httpx.Headers({"x": "s3cret"}), b"s3cret", False, 0.1, "http://a/s3cret"))
