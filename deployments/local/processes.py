@@ -53,9 +53,9 @@ def _stat(pid: int) -> list[str] | None:
 def all_processes() -> dict[int, int]:
     """Every pid and its parent's."""
     parents: dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (fields := _stat(int(entry))) is not None:
-            parents[int(entry)] = int(fields[1])
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
+            parents[int(entry.name)] = int(fields[1])
     return parents
 
 
