@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -234,7 +235,7 @@ def _walk(folder: Path) -> list[tuple[Path, os.stat_result]]:
                 status = path.lstat()
             except FileNotFoundError:
                 continue
-            if os.path.isfile(path) and not path.is_symlink():
+            if stat.S_ISREG(status.st_mode):
                 found.append((path, status))
     return found
 

@@ -90,7 +90,7 @@ def parse_target(text: Any) -> str:
     if re.fullmatch(r"[0-9.]+(/.*)?", text) or ":" in text or "/" in text:
         network = parse_network(text)
         return str(network.network_address) if network.num_addresses == 1 else str(network)
-    name = text.rstrip(".").lower()
+    name: str = text.rstrip(".").lower()
     if not all(_LABEL.match(label) for label in name.split(".")):
         raise ValueError(f"{text!r} is neither an address nor a host name; right would be 192.168.1.7 or printer.example.com")
     return name
