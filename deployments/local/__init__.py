@@ -4,7 +4,7 @@ The only part of signalbox that starts daemons. Nothing here imports Prefect: `s
 and `down` answer at once.
 """
 
-from deployments.local.environment import environment
+from deployments.local.variables import environment
 from deployments.local.errors import StackError
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.scheduler import scheduler_works

@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from deployments.local.environment import DEFAULT_PORT
+from deployments.local.variables import DEFAULT_PORT
 from deployments.local.errors import StackError
 from deployments.local.processes import command_of, identify
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from deployments.local import environment as env
+from deployments.local import variables as env
 from deployments.local import processes
 from deployments.local.api import Api
 from deployments.local.errors import StackError
