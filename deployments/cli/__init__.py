@@ -45,11 +45,10 @@ for _name, _module in {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    from deployments.local import environment
     from tasks.core.settings import settings
 
     try:
-        os.environ.update({name: value for name, value in environment(settings().home).items() if name not in os.environ})
+        point_at_home()
         # A command prints its own report; Prefect's log lines would bury it. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if settings().log_level.upper() == "DEBUG" else "ERROR")
         result = app(list(argv) if argv is not None else None, exit_on_error=False, print_error=False)
@@ -69,3 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return explain_unexpected(error)
     return result if isinstance(result, int) else 0
+
+
+def point_at_home() -> None:
+    """Make Prefect's client talk to the server of SIGNALBOX_HOME (or the one PREFECT_API_URL names), never to the user's own profile."""
+    from deployments.local import StackError, environment
+    from tasks.core.settings import settings
+
+    home = settings().home
+    try:
+        os.environ.update(environment(home))
+    except StackError:
+        # Nothing runs yet. Without an address Prefect would start a server of its own; port 9 (discard) answers nobody, and a command that
+        # needs the server then says that signalbox is not up.
+        os.environ.update(PREFECT_HOME=str(home / "prefect"), PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
