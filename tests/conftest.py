@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 from tasks.core.models import ToolResult
 from tasks.core.settings import settings
+
+if TYPE_CHECKING:
+    from deployments.local import EmbeddedPostgres
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +27,68 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     settings.cache_clear()
     yield home
     settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """An embedded PostgreSQL of this test session (one per xdist worker: it starts in under a second).
+
+    Without fsync: a test's database need not survive the machine. The folder is short, a socket's path has 107 bytes.
+    """
+    from deployments.local import EmbeddedPostgres
+
+    with tempfile.TemporaryDirectory(prefix="sbx-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        server = EmbeddedPostgres(
+            Path(folder), options={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        )
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: EmbeddedPostgres) -> str:
+    """The superuser's URL of that PostgreSQL's database `postgres`; `postgres.url("owner", "name")` logs other roles in."""
+    return postgres.url("postgres")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: EmbeddedPostgres) -> str:
+    """Name of a database with all migrations in it, to be cloned; nobody stays connected to it."""
+    from tasks.core.db.migrate import migrate_sync
+
+    name = "template_signalbox"
+    _statement(postgres, f"CREATE DATABASE {name} TEMPLATE signalbox OWNER owner")
+    migrate_sync(postgres.url("owner", name))
+    return name
+
+
+@pytest.fixture
+def database_name(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """Name of a fresh migrated database, dropped after the test; `postgres.url("app", name)` logs the role app in."""
+    name = f"test_{uuid4().hex[:12]}"
+    _statement(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template} OWNER owner")
+    yield name
+    _statement(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres, database_name: str) -> str:
+    """The owner's URL of a fresh migrated database."""
+    return postgres.url("owner", database_name)
+
+
+def _statement(postgres: EmbeddedPostgres, statement: str) -> None:
+    import psycopg2
+
+    connection = psycopg2.connect(postgres.url("postgres"), connect_timeout=5)
+    connection.autocommit = True
+    try:
+        connection.cursor().execute(statement)
+    finally:
+        connection.close()
 
 
 Perform = Callable[..., Awaitable[ToolResult]]
