@@ -50,7 +50,7 @@ def forms_of(address: IPv4Address | IPv6Address) -> list[str]:
 @st.composite
 def targets(draw):
     """A target in any form, and the addresses the resolver would say if it is a name."""
-    kind = draw(st.sampled_from(["address", "prefix", "mapped prefix", "name"]))
+    kind = draw(st.sampled_from(["address", "prefix", "mapped prefix", "translated prefix", "name"]))
     if kind == "address":
         return draw(st.sampled_from(forms_of(draw(st.sampled_from(WORLD))))), None
     if kind == "name":
@@ -61,6 +61,8 @@ def targets(draw):
     network = draw(networks())
     if kind == "mapped prefix" and network.version == 4:
         return f"::ffff:{network.network_address}/{network.prefixlen + 96}", None
+    if kind == "translated prefix" and network.version == 4:
+        return f"64:ff9b::{network.network_address}/{network.prefixlen + 96}", None
     return str(network), None
 
 
@@ -71,7 +73,8 @@ def policies():
             exclude=[{"target": target, "reason": "asked to stay away"} for target in exclude],
             max_addresses=1 << 20,
         ),
-        st.lists(networks(), max_size=5),
+        # Often the whole world is allowed: if nearly everything is refused, nothing is learnt about what passes.
+        st.one_of(st.just([f"{WORLD[0]}/22", f"{WORLD[-SIZE]}/118"]), st.lists(networks(), max_size=5)),
         st.lists(
             st.one_of(
                 networks(24).map(str),
@@ -121,7 +124,7 @@ def ask(asked: list[tuple[str, list[str] | None]], policy: ProbePolicy) -> Grant
 
 
 @settings(max_examples=400, deadline=None)
-@given(policies(), st.lists(targets(), min_size=1, max_size=6))
+@given(policies(), st.lists(targets(), min_size=1, max_size=4))
 def test_no_address_outside_allow_minus_exclude_ever_passes(policy, asked):
     grant = ask(asked, policy)
     if grant is None:
@@ -147,7 +150,8 @@ def test_what_policy_permits_is_never_refused_and_never_loses_an_address(policy,
             else [canonical(ipaddress.ip_address(target.partition("/")[0]))]
         )
     grant = ask([asked], policy)
-    if wanted and all(permitted(address, policy) for address in wanted):
+    is_translated_prefix = target.startswith("64:ff9b::") and len(wanted) > 1  # must be named by its IPv4 addresses
+    if wanted and not is_translated_prefix and all(permitted(address, policy) for address in wanted):
         assert grant is not None
     if grant is None:
         return
