@@ -301,8 +301,8 @@ class MergeLog(Base):
 class Candidate(Base):
     """Something seen that is not proof enough for an asset: it waits for more proof or for an operator.
 
-    `kind`: `icmp_only`, `random_mac`, `third_party`, `proxy_arp`, `host_local`. `state`: `open`, `accepted`, `ignored`, `resolved` (more
-    proof came). `key` is what makes it the same candidate the next time (an address, or a MAC).
+    `kind`: `icmp_only`, `random_mac`, `shared_mac`, `third_party`, `proxy_arp`. `state`: `open`, `accepted`, `ignored`, `resolved`
+    (more proof came). `key` is what makes it the same candidate the next time (an address, or a MAC).
     """
 
     __tablename__ = "candidate"
@@ -332,8 +332,8 @@ class Candidate(Base):
 class Conflict(Base):
     """Two assets claim one observation, or two devices one address: nothing was written, an operator decides.
 
-    `kind`: `identity`, `duplicate_address`, `shared_mac`. `evidence` is a list: one entry for each side. `fingerprint` makes it the same conflict the
-    next time. `state`: `open`, `resolved`, `ignored`.
+    `kind`: `identity`, `duplicate_address`, `same_name`. `evidence` is a list: one entry for each side. `fingerprint` makes it the
+    same conflict the next time. `state`: `open`, `resolved`, `ignored`.
     """
 
     __tablename__ = "conflict"

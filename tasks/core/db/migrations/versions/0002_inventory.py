@@ -18,6 +18,7 @@ _ROOM = "WITH (fillfactor = 70)"
 
 
 def upgrade() -> None:
+    """Make the tables of the inventory."""
     # Both are trusted extensions: the owner of the database may create them.
     op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
     op.execute("CREATE EXTENSION IF NOT EXISTS btree_gist")
