@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from deployments.cli._output import emit_json, emit_table, progress, say
 from flows._text import count, facts, tables
 from tasks.core.errors import InvalidParameters
-from tasks.core.models import ProbeParams, SiteParams
+from tasks.core.models import SiteParams
 from tasks.core.registry import ToolSpec, find_tool, load_tools
 
 app = App(name="tool", help="List, explain and run the tools.", help_format="plaintext")
@@ -123,7 +123,7 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
     site = checked.site if isinstance(checked, SiteParams) and checked.site != "*" else settings().site
     policy = await wiring().policy(site)
     gate.check_safety(spec.safety, policy, spec.name)
-    scope = checked.scope() if isinstance(checked, ProbeParams) else None
+    scope = checked.scope()
     grant = await gate.admit(scope, policy) if scope is not None else None
     if dry_run:
         plan = {

@@ -71,7 +71,13 @@ def may_embed_ipv4(network: Network) -> bool:
 
 def span(network: Network) -> Span:
     """First and last address of a prefix as numbers."""
-    return int(network.network_address), int(network.broadcast_address)
+    low = int(network.network_address)
+    return low, low | (1 << _BITS[network.version] - network.prefixlen) - 1
+
+
+def is_single(network: Network) -> bool:
+    """Whether the prefix is one address (`num_addresses` says so too, ten times slower)."""
+    return network.prefixlen == _BITS[network.version]
 
 
 def single(address: Address) -> Network:

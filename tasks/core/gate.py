@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.core.cidr import AddressSet, PrefixTable, canonical, embedded_ipv4, may_embed_ipv4, single
+from tasks.core.cidr import AddressSet, PrefixTable, canonical, embedded_ipv4, is_single, may_embed_ipv4, single
 from tasks.core.delivery import PinnedUrl, admit_delivery
 from tasks.core.errors import InvalidParameters, NotFound, Refused, ToolError
 from tasks.core.models import Address, Network, Safety, Scope, format_ports, parse_target
@@ -266,13 +266,13 @@ class _Rules:
         granted: list[Granted] = []
         for asked, networks in items:
             for network in networks:
-                if network.num_addresses == 1:
+                if is_single(network):
                     self._check_host(asked, network, problems, used)
                     hosts.append(network)
                 else:
                     self._check_prefix(network, problems, used)
                     prefixes.append(network)
-            if len(networks) == 1 and networks[0].num_addresses > 1:
+            if len(networks) == 1 and not is_single(networks[0]):
                 granted.append(Granted(asked, (), str(networks[0])))
             else:
                 granted.append(Granted(asked, tuple(str(network.network_address) for network in networks)))
@@ -295,15 +295,13 @@ class _Rules:
     def _check_host(self, asked: str, host: Network, problems: _Problems, used: dict[Network, None]) -> None:
         address = host.network_address
         for meaning in (address, *embedded_ipv4(address)):
-            who = _who(asked, address, meaning)
-            network = host if meaning is address else single(meaning)
             what = _NO_HOST.find(meaning)
             if what is not None:
-                problems.add(f"{who} is {what}, which no host has")
+                problems.add(f"{_who(asked, address, meaning)} is {what}, which no host has")
             elif (exclusion := self.exclude.find(meaning)) is not None:
-                problems.add_excluded(who, exclusion.target, exclusion.reason)
+                problems.add_excluded(_who(asked, address, meaning), exclusion.target, exclusion.reason)
             elif (rule := self.allow.find(meaning)) is None:
-                problems.add_missing(who, [network])
+                problems.add_missing(_who(asked, address, meaning), [host if meaning is address else single(meaning)])
             else:
                 used[rule] = None
 
@@ -465,7 +463,7 @@ def _overlap(one: Network, other: Network) -> bool:
 
 
 def _show(network: Network) -> str:
-    return str(network.network_address) if network.num_addresses == 1 else str(network)
+    return str(network.network_address) if is_single(network) else str(network)
 
 
 def _who(asked: str, address: Address, meaning: Address) -> str:

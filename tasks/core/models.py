@@ -218,6 +218,10 @@ class ToolParams(BaseModel):
         """What the ledger names as the target, at most 500 characters; also what `confirm` must repeat."""
         return ""
 
+    def scope(self) -> Scope | None:
+        """What will be probed: the gate sees it first. None when these parameters send nothing to a target."""
+        return None
+
     def deadline(self) -> float | None:
         """Seconds these parameters need at most, or None for the tool's own deadline. Never more than that is used."""
         return None
@@ -235,7 +239,6 @@ class ProbeParams(SiteParams):
     targets: Targets = Field(description="Host names or addresses, 1 to 256.")
 
     def scope(self) -> Scope | None:
-        """What will be probed; None when these parameters send nothing to a target."""
         return Scope(targets=tuple(self.targets))
 
     def subject(self) -> str:

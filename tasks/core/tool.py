@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import InvalidParameters, Refused, ToolError, ToolTimeout, is_retryable
 from tasks.core.log import run_logger
-from tasks.core.models import Example, ProbeParams, Safety, Service, SiteParams, ToolParams, ToolResult
+from tasks.core.models import Example, Safety, Service, SiteParams, ToolParams, ToolResult
 from tasks.core.registry import ToolSpec, file_card
 from tasks.core.run import RATE_WAIT_SECONDS, ToolRun, running, wiring
 from tasks.core.settings import settings
@@ -245,7 +245,7 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
             run = ToolRun(spec=spec, site=site, policy=policy, id=book.run_id, request_id=book.request_id, attempt=book.attempt)
             gate.check_safety(spec.safety, policy, spec.name)
             _check_approval(spec, params)
-            scope = params.scope() if isinstance(params, ProbeParams) else None
+            scope = params.scope()
             if scope is not None:
                 run.grant = await gate.admit(scope, policy)
                 book.allowed_by = run.grant.allowed_by
@@ -268,7 +268,7 @@ def _check_approval(spec: ToolSpec, params: ToolParams) -> None:
 
 
 def _wanted(params: ToolParams, run: ToolRun) -> tuple[int, int]:
-    scope = params.scope() if isinstance(params, ProbeParams) else None
+    scope = params.scope()
     if scope is None:
         return 0, 0
     want = min(scope.packets_per_second, run.policy.packets_per_second)

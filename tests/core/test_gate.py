@@ -345,9 +345,9 @@ async def test_4096_targets_under_hundreds_of_exclusions_take_less_than_100_ms()
 
 
 async def _timed(targets: Scope, policy: ProbePolicy) -> float:
-    began = time.perf_counter()
+    began = time.process_time()  # of the processor: other tests run beside this one
     assert len((await admit(targets, policy)).targets) == 4096
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 # --- merging targets -------------------------------------------------------------------------------------------------
