@@ -8,9 +8,9 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from deployments.local.variables import DEFAULT_PORT
 from deployments.local.errors import StackError
 from deployments.local.processes import command_of, identify
+from deployments.local.variables import DEFAULT_PORT
 
 SEARCHED = 100
 """How many ports after the default one are tried."""

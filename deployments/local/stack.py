@@ -12,8 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.local import variables as env
 from deployments.local import processes
+from deployments.local import variables as env
 from deployments.local.errors import StackError
 from deployments.local.home import Home
 from deployments.local.ports import explicit_port

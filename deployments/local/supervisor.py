@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from deployments.local import variables as env
 from deployments.local import processes
+from deployments.local import variables as env
 from deployments.local.api import Api
 from deployments.local.errors import StackError
 from deployments.local.home import Home
@@ -72,6 +72,7 @@ class Supervisor:
         self._due: dict[str, float] = {}
         self._rotated = 0.0
         self._lock: IO[str] | None = None
+        self._server: Api | None = None
         self._starters: dict[str, Callable[[], subprocess.Popen[bytes]]] = {}
 
     def run(self) -> int:
@@ -132,6 +133,11 @@ class Supervisor:
             )
         self._finish_job("migration", migration, "The inventory database cannot be brought up to date")
         self._step("The inventory database is up to date.")
+        if server:
+            self._server = api
+            lost = settle_runs(api, "What ran it ended before it did: a crash or a reboot.")
+            if lost:
+                self._step(f"{lost} run(s) that a crash cut off are marked Crashed.")
         check = SchedulerCheck(api)
         try:
             bootstrap = self._job("bootstrap", [sys.executable, "-m", "deployments.bootstrap"])
@@ -327,6 +333,10 @@ class Supervisor:
         worker = self._children.get("worker")
         flows = running_flows([process for process in self._everything() if process.pid not in kept])
         if worker is not None and worker.poll() is None:
+            # The flows first: a worker that ends kills them at once, and their clean-up would not run.
+            direct = {pid for pid, parent in processes.all_processes().items() if parent == worker.pid}
+            engines = [process for process in processes.descendants([worker.pid]) if process.pid in direct]
+            processes.end(engines, grace=FLOW_GRACE)
             processes.end([found] if (found := identify(worker.pid)) else [], grace=FLOW_GRACE)
             state.stopped.append("worker")
         # While the server still answers, so that a flow's last state is not lost.
@@ -334,6 +344,9 @@ class Supervisor:
         processes.end(rest, grace=FLOW_GRACE)
         if flows:
             state.stopped.append(f"{len(flows)} running flow{'s' if len(flows) > 1 else ''}")
+        if server is not None and server.poll() is None and self._server is not None:
+            with suppress(StackError):
+                settle_runs(self._server, "Stopped by: signalbox down")
         if server is not None and server.poll() is None:
             processes.end([found] if (found := identify(server.pid)) else [], grace=15)
             state.stopped.append("prefect-server")
@@ -407,6 +420,26 @@ def clean_up(home: Home) -> list[str]:
     if EmbeddedPostgres(home.folder).end_leftover():
         stopped.append("postgresql")
     return stopped
+
+
+def settle_runs(api: Api, reason: str) -> int:
+    """Mark the embedded pool's unfinished runs Crashed and return how many; only right while no worker runs.
+
+    A worker that ends takes its flows along without telling the server. A run that stays Running for ever would keep its
+    deployment's concurrency slot: the nightly discovery with a limit of one would never run again.
+    """
+    query = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": [env.POOL]}},
+        "limit": 200,
+    }
+    state = {"type": "CRASHED", "name": "Crashed", "message": reason}
+    count = 0
+    for run in api.call("POST", "/flow_runs/filter", query):
+        # Not forced: the rules that give slots back are part of an ordinary transition.
+        api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state})
+        count += 1
+    return count
 
 
 def running_flows(candidates: list[Identity]) -> set[str]:
