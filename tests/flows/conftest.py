@@ -1,0 +1,33 @@
+"""A Prefect server for the tests of flows: one for all of them, it takes seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fresh Prefect server on loopback; gives its API address, which is also in force for this process and its children.
+
+    It is Prefect's ephemeral server: without UI, scheduler, and the service that frees slots of expired leases.
+    """
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    home: Path = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as environment:
+        # Nothing leaves this machine, and the user's own Prefect is neither read nor written.
+        environment.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        environment.setenv("DO_NOT_TRACK", "1")
+        environment.setenv("PREFECT_HOME", str(home))
+        with prefect_test_harness(server_startup_timeout=120):
+            url = PREFECT_API_URL.value()
+            assert url is not None
+            environment.setenv("PREFECT_API_URL", url)
+            yield url
