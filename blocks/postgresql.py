@@ -26,6 +26,8 @@ def connect_arguments(
         "statement_timeout": int(statement_timeout * 1000),
         "lock_timeout": int(lock_timeout * 1000),
         "timezone": "UTC",
+        # Milliseconds between looks at the client while a statement runs: what nobody waits for any more is rolled back.
+        "client_connection_check_interval": 1000,
     }
     return {
         "connect_timeout": CONNECT_TIMEOUT,

@@ -1,9 +1,12 @@
 """The only way to the inventory database: short transactions in threads that can be abandoned.
 
 psycopg2 blocks its thread. So every unit of work runs in a daemon thread (never joined: a process must be able to end while
-a server is silent), has one connection and one deadline, and can be stopped from outside in two steps: PostgreSQL is asked
-to cancel the statement, and if that changes nothing within a second, the connection's socket is shut down, which wakes the
-thread even when the server will never say another word.
+a server is silent), has one connection and one deadline, and is stopped from outside by shutting its connection's socket
+down. That wakes the thread at once, also when the server will never say another word, and a server that is well notices
+within a second (`client_connection_check_interval`), ends the statement and rolls back.
+
+Not `connection.cancel()`: psycopg2 holds the GIL while libpq sends the request and waits for the answer, so one silent server
+stops the whole process, for ever (seen with psycopg2 2.9.13).
 """
 
 from __future__ import annotations
@@ -37,8 +40,6 @@ WORKERS = 8
 """Threads, and so connections, one process uses at most."""
 ATTEMPTS = 4
 """How often a transaction is tried that lost a deadlock or a serialization race."""
-CANCEL_GRACE = 1.0
-"""Seconds PostgreSQL has to end a statement it was asked to cancel before its connection is cut."""
 
 
 class Database:
@@ -160,8 +161,7 @@ class Database:
             return result
         finally:
             if call.release():
-                # A cancel request may still be under way to this connection: the next user must not be hit by it.
-                connection.invalidate()
+                connection.invalidate()  # its socket is shut down
             connection.close()
 
     # Pool events, in the worker thread: `self._thread.call` is the call the connection is for.
@@ -201,7 +201,6 @@ class _Call(Generic[T]):
         self.abandoned = False
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._over = threading.Event()
 
     def check(self) -> None:
         if self.abandoned:
@@ -212,43 +211,24 @@ class _Call(Generic[T]):
         with self._lock:
             self.check()
             self._connection = connection
-            self._over.clear()
 
     def release(self) -> bool:
         """Let go of the connection; says whether it must not be used again."""
         with self._lock:
             self._connection = None
-            self._over.set()
             return self.abandoned
 
     def abandon(self) -> None:
-        """Stop the call, from any thread, without waiting."""
-        with self._lock:
-            self.abandoned = True
-            connection = self._connection
-        if connection is not None:
-            # Both in threads of their own: a cancel request to a silent server blocks as long as the server likes.
-            threading.Thread(target=_ask_to_cancel, args=(connection,), name="database-cancel", daemon=True).start()
-            threading.Thread(target=self._cut_off, name="database-cut-off", daemon=True).start()
-
-    def _cut_off(self) -> None:
-        if self._over.wait(CANCEL_GRACE):
-            return
+        """Stop the call, from any thread, without waiting. One that is still connecting ends by `connect_timeout`."""
         with self._lock:  # held while cutting, so that the connection is not given back and closed meanwhile
+            self.abandoned = True
             if self._connection is None:
                 return
             try:
                 with socket.socket(fileno=os.dup(self._connection.fileno())) as line:
                     line.shutdown(socket.SHUT_RDWR)
-            except Exception:  # noqa: BLE001 - closed already: what we wanted
-                return
-
-
-def _ask_to_cancel(connection: Any) -> None:
-    try:
-        connection.cancel()
-    except Exception:  # noqa: BLE001 - closed already, or the server is gone: the cut-off follows
-        return
+            except (psycopg2.Error, OSError):
+                return  # closed already: what we wanted
 
 
 class _Workers:
