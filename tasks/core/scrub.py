@@ -35,10 +35,10 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
 
 def url_secrets(url: str) -> list[str]:
-    """Everything of a URL that may be secret: user, password, path with its longer parts, query with its values.
+    """Everything of a URL that may be secret: user, password, path with the parts that are no words, query with its values.
 
-    >>> url_secrets("https://hooks.example.com/services/T0123/abcdefgh?key=s3cret77")
-    ['/services/T0123/abcdefgh', 'services', 'abcdefgh', 'key=s3cret77', 's3cret77']
+    >>> url_secrets("https://hooks.example.com/services/T0123ABC/x9Rfk2?key=s3cret77")
+    ['/services/T0123ABC/x9Rfk2', 'T0123ABC', 'x9Rfk2', 'key=s3cret77', 's3cret77']
     """
     match = _URL.match(url)
     if match is None:
@@ -46,11 +46,16 @@ def url_secrets(url: str) -> list[str]:
     user, path, query = (part or "" for part in match.groups())
     found = user.split(":", 1)
     if len(path) > 1:
-        found += [path, *(piece for piece in path.split("/") if len(piece) >= SHORTEST_SECRET)]
+        found += [path, *(piece for piece in path.split("/") if _is_token(piece))]
     if query:
         values = (pair.partition("=")[2] for pair in query.split("&"))
         found += [query, *(value for value in values if len(value) >= SHORTEST_SECRET)]
     return [secret for secret in found if secret]
+
+
+def _is_token(piece: str) -> bool:
+    """Whether a part of a path may be a token; `services` or `alerts` alone give nothing away and are common words."""
+    return len(piece) >= SHORTEST_SECRET and (len(piece) >= 20 or not re.fullmatch(r"[A-Z]?[a-z._-]+", piece))
 
 
 def excerpt(data: bytes, limit: int = 300) -> str:
