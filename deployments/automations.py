@@ -27,6 +27,9 @@ TAG = "signalbox"
 SILENT_AFTER = timedelta(seconds=90)  # three heartbeats of 30 s
 HANGING_AFTER = timedelta(hours=6)
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")}
+# Rendered by the server when it fires. `tojson` quotes: a state's message may hold anything.
+CRASHED = '{{ ("The run " ~ flow_run.name ~ " of " ~ flow.name ~ " crashed: " ~ flow_run.state.message ~ " " ~ (flow_run|ui_url)) | tojson }}'
+NO_WORKER = '{{ ("Work pool " ~ work_pool.name ~ " has no worker: nothing will run. On its machine: signalbox status") | tojson }}'
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
 
@@ -163,7 +166,7 @@ def _crashed_run(name: str, webhook: UUID, payload: str) -> AutomationCore:
             threshold=1,
             within=timedelta(0),
         ),
-        actions=[CallWebhook(block_document_id=webhook, payload=payload % "The run {{ flow_run.name }} of {{ flow.name }} crashed: {{ flow_run.state.message }} {{ flow_run|ui_url }}")],
+        actions=[CallWebhook(block_document_id=webhook, payload=payload % CRASHED)],
     )
 
 
@@ -180,7 +183,7 @@ def _no_worker(name: str, webhook: UUID, payload: str) -> AutomationCore:
             threshold=1,
             within=timedelta(0),
         ),
-        actions=[CallWebhook(block_document_id=webhook, payload=payload % "Work pool {{ work_pool.name }} has no worker: nothing will run. On its machine: signalbox status")],
+        actions=[CallWebhook(block_document_id=webhook, payload=payload % NO_WORKER)],
     )
 
 

@@ -137,7 +137,7 @@ async def server_call(name: str) -> tuple[str, dict[str, str], str] | None:
     """What the Prefect server itself must call to send a text through a block.
 
     Returns:
-        The address, headers, and a JSON payload with one `%s` for the text; None for mail, which the server cannot send.
+        The address, headers, and a JSON payload with one `%s` for the text as a JSON string; None for mail, which the server cannot send.
     """
     short = name.partition("/")[0]
     if short == "mail":
@@ -146,6 +146,6 @@ async def server_call(name: str) -> tuple[str, dict[str, str], str] | None:
     url = block.url.get_secret_value()
     headers = {key: str(value) for key, value in (block.headers.get_secret_value() if hasattr(block, "headers") else {}).items()}
     if short == "teams":
-        card = '{"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": {"type": "AdaptiveCard", "version": "1.4", "body": [{"type": "TextBlock", "wrap": true, "text": "%s"}]}}]}'
-        return url, headers, '{"text": "%s"}' if block.is_connector else card
-    return url, headers, '{"text": "%s"}'
+        card = '{"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": {"type": "AdaptiveCard", "version": "1.4", "body": [{"type": "TextBlock", "wrap": true, "text": %s}]}}]}'
+        return url, headers, '{"text": %s}' if block.is_connector else card
+    return url, headers, '{"text": %s}'

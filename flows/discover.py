@@ -1,0 +1,416 @@
+"""The main job: discover networks, keep the inventory, tell people.
+
+scope -> sweep -> ports and services of the live hosts only -> enrich -> reconcile -> artifacts -> notify. Sharded: a shard that fails costs
+itself and shows in the coverage. What was seen is kept as evidence before anything is made of it, and nothing is called missing but by the
+rules of `tasks.asset`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from prefect import flow, task
+from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import _digest, _notify
+from flows._scan import Sighting, local_addresses, local_sightings, observe, scan_shard
+from flows._scope import Plan, Shard, plan_scope
+from flows._text import count
+from tasks.asset._changes import Changes
+from tasks.asset._observation import ScanCoverage
+from tasks.asset._reconcile import missing_candidates, reconcile
+from tasks.asset._scan_lease import scan_lease
+from tasks.core.errors import InvalidParameters, Refused, ToolError
+from tasks.core.log import run_logger
+from tasks.core.run import wiring
+from tasks.network.probe.tcp_port_check import tcp_port_check
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from prefect.states import State
+
+    from blocks.policy import ProbePolicy
+
+LATE_AFTER = timedelta(minutes=15)
+DEEP_ASKS_ABOVE = 256
+"""Addresses of a `deep` discovery that go without `confirm_large`."""
+SHARDS_AT_ONCE = 2
+"""Shards scanned at the same time: one waits for answers while the other sends; the budget is one for both."""
+SHARD_ATTEMPTS = 2
+LONGEST_SECONDS = 24 * 3600.0
+CONFIRM_PORTS = "22,80,443,445,3389"
+"""Ports of the second look at hosts that did not answer: one of them answers, even with a refusal, when the host is there."""
+
+Profile = Literal["quick", "standard", "deep"]
+
+
+class DiscoverResult(BaseModel):
+    """What a discovery did: what CLI, API and tests read.
+
+    Attributes are plain values, so that the result is JSON; the tables are artifacts and the inventory is the database.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    site: str
+    profile: str
+    outcome: str = Field(description="Completed, Partial, NoneAnswered, Suspect or Failed.")
+    title: str = Field(description="The digest's first line.")
+    scanned: list[str] = Field(description="Networks as asked, merged.")
+    planned: int = Field(description="Addresses in scope.")
+    excluded: int = Field(description="Addresses policy kept out of scope.")
+    attempted: int = Field(description="Addresses for which packets were sent.")
+    answered: int = Field(description="Addresses that answered.")
+    unknown: int = Field(description="Addresses of which nothing is known, because their shard failed.")
+    baseline: bool = Field(False, description="The first discovery of these networks: imported quietly.")
+    preview: bool = False
+    hosts: list[dict[str, str]] = Field(default_factory=list, description="Hosts that answered.")
+    events: list[dict[str, str]] = Field(default_factory=list, description="What changed.")
+    counts: dict[str, int] = Field(default_factory=dict, description="Events of each kind, quiet ones included.")
+    notified: list[str] = Field(default_factory=list, description="Blocks that were told.")
+    not_notified: dict[str, str] = Field(default_factory=dict, description="Blocks that could not be told, and why.")
+    notes: list[str] = Field(default_factory=list)
+    failed_shards: list[str] = Field(default_factory=list)
+    duration: float = Field(0.0, description="Seconds.")
+    run_id: str = ""
+    picture: str = Field("", description="The address space as an SVG document.", repr=False)
+    text: str = Field("", description="The digest as plain text.")
+
+
+@dataclass
+class _Outcome:
+    """What came of one shard."""
+
+    shard: Shard
+    sightings: list[Sighting] = field(default_factory=list)
+    error: str = ""
+    complete: bool = True
+    unknown: tuple[str, ...] = ()
+
+
+def _flow_run_name() -> str:
+    from prefect.runtime import flow_run
+
+    targets = flow_run.parameters.get("targets")
+    what = ", ".join(map(str, targets[:3])) + (" ..." if len(targets) > 3 else "") if targets else "all that is allowed"
+    return f"{flow_run.parameters.get('site', 'default')}: {what}"
+
+
+@flow(name="discover", flow_run_name=_flow_run_name, persist_result=False, timeout_seconds=LONGEST_SECONDS)
+async def discover(
+    targets: list[str] | None = None,
+    site: str = "default",
+    profile: Profile = "standard",
+    notify: list[str] | None = None,
+    notify_when: Literal["changes", "always"] = "changes",
+    preview: bool = False,
+    overlap: Literal["wait", "skip"] = "wait",
+    confirm_large: bool = False,
+) -> Any:
+    """Discover networks, bring the inventory up to date, and tell people what changed.
+
+    Args:
+        targets: Networks, addresses or host names; none: all that the site's policy allows.
+        site: The site.
+        profile: quick (who is there, and names), standard (and the 100 most common ports with what speaks there), deep (1,000 ports, and the
+            operating system).
+        notify: Blocks that get the digest, such as slack/ops or mail/noc.
+        notify_when: Send the digest only when something happened (changes), or after every run (always).
+        preview: Probe and show the exact change set, but write nothing to the inventory and tell nobody.
+        overlap: When another discovery scans one of these networks: wait for it, or skip this run.
+        confirm_large: A deep discovery of more than 256 addresses needs this.
+
+    Raises:
+        InvalidParameters: A parameter is wrong; says which and what is right. Nothing was sent.
+        Refused: Policy forbids it; says the rule. Nothing was sent.
+    """
+    late = _lateness()
+    if late is not None and late > LATE_AFTER:
+        return Cancelled(name="SkippedLate", message=f"Should have started {late} ago; the next run does the work.")
+    report, result = await _discover(targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large)
+    return _final_state(report, result)
+
+
+def _lateness() -> timedelta | None:
+    """How late a scheduled run is; None for a run that a person or a program asked for."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is None or not run.auto_scheduled or run.expected_start_time is None:
+        return None
+    return datetime.now(UTC) - run.expected_start_time
+
+
+def _final_state(report: _digest.Report, result: DiscoverResult) -> State[Any]:
+    """Say the truth in the run's final state (DESIGN rule 10)."""
+    message = _digest.title(report)
+    if report.outcome == "Completed":
+        return Completed(data=result, message=message)
+    if report.outcome in ("Partial", "NoneAnswered"):
+        return Completed(name=report.outcome, data=result, message=" ".join([*_digest.warnings(report)[:1], message]))
+    return Failed(name=None if report.outcome == "Failed" else report.outcome, data=result, message=" ".join([message, *_digest.warnings(report)[:1]]))
+
+
+async def _discover(
+    targets: list[str] | None,
+    site: str,
+    profile: Profile,
+    notify: list[str],
+    notify_when: str,
+    preview: bool,
+    overlap: str,
+    confirm_large: bool,
+) -> tuple[_digest.Report, DiscoverResult]:
+    started = time.monotonic()
+    policy = await wiring().policy(site)
+    plan = await plan_scope(targets, policy)
+    await _notify.check_blocks(notify)
+    if profile == "deep" and plan.addresses > DEEP_ASKS_ABOVE and not confirm_large:
+        raise Refused(
+            f"A deep discovery of {plan.addresses} addresses takes long and touches much.", hint="If that is what you want: confirm_large (--yes)."
+        )
+    run_id, url = _run_identity()
+    run_logger().info("Scope: %s in %s; %s", count(plan.addresses, "address", "addresses"), count(len(plan.shards), "shard"), _predicted(plan, profile, policy))
+    async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"):
+        outcomes = await _scan_all(plan, site, profile)
+    sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
+    own = await local_addresses()
+    sightings += local_sightings(own, plan, sightings)
+    enriched = await observe(sightings, plan, site)
+    coverage = _coverage(plan, outcomes, sightings, own)
+    changes = await _reconcile(site, enriched, coverage, run_id, preview)
+    report = _digest.Report(
+        site=site,
+        profile=profile,
+        outcome=_outcome(outcomes, sightings, await _link_is_up(own) if not sightings else True),
+        scanned=plan.asked,
+        planned=plan.addresses,
+        excluded=sum(ipaddress.ip_network(text).num_addresses for text in plan.excluded),
+        attempted=sum(network.num_addresses for outcome in outcomes if not outcome.error for network in outcome.shard.networks),
+        answered=len({sighting.address for sighting in sightings}),
+        failed_shards=tuple(f"{outcome.shard.label}: {outcome.error}" for outcome in outcomes if outcome.error),
+        hosts=tuple(_live_hosts(sightings, changes)),
+        changes=changes,
+        notes=tuple(dict.fromkeys([*plan.notes, *(note for sighting in sightings for note in sighting.notes)])),
+        duration=time.monotonic() - started,
+        preview=preview,
+        url=url,
+    )
+    await _publish(report)
+    deliveries = await _tell(report, notify, notify_when, run_id)
+    return report, _result(report, deliveries, run_id)
+
+
+def _run_identity() -> tuple[str, str | None]:
+    from uuid import uuid4
+
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id or uuid4()), flow_run.ui_url
+
+
+def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
+    from tasks.network.scan.nmap import predict
+
+    cost = predict("sweep", plan.addresses, packets_per_second=policy.packets_per_second)
+    return f"the sweep sends at most {cost.packets} packets in about {cost.seconds:.0f} s"
+
+
+async def _scan_all(plan: Plan, site: str, profile: Profile) -> list[_Outcome]:
+    """Scan every shard, two at a time; a failure costs its shard."""
+    places = asyncio.Semaphore(SHARDS_AT_ONCE)
+    done = 0
+    progress = await acreate_progress_artifact(progress=0.0, key="progress", description=f"0 of {count(len(plan.shards), 'shard')}")
+
+    async def one(shard: Shard) -> _Outcome:
+        nonlocal done
+        async with places:
+            outcome = await _scan_one(shard, site, profile)
+        done += 1
+        await _quietly(
+            aupdate_progress_artifact(artifact_id=progress, progress=100.0 * done / len(plan.shards), description=f"{done} of {count(len(plan.shards), 'shard')}")
+        )
+        return outcome
+
+    return list(await asyncio.gather(*(one(shard) for shard in plan.shards)))
+
+
+async def _scan_one(shard: Shard, site: str, profile: Profile) -> _Outcome:
+    for attempt in range(1, SHARD_ATTEMPTS + 1):
+        try:
+            found = await scan_shard(shard, site, profile)
+            return _Outcome(shard, found.sightings, complete=found.complete, unknown=found.unknown, error=found.error)
+        except (Refused, InvalidParameters) as error:
+            return _Outcome(shard, error=str(error), complete=False)
+        except ToolError as error:
+            run_logger().warning("Shard %s, attempt %d: %s", shard.label, attempt, error)
+            problem = str(error)
+    return _Outcome(shard, error=problem, complete=False)
+
+
+def _coverage(plan: Plan, outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], own: Sequence[str]) -> ScanCoverage:
+    def networks(chosen: Sequence[_Outcome]) -> tuple[str, ...]:
+        return tuple(str(network) for outcome in chosen for network in outcome.shard.networks)
+
+    return ScanCoverage(
+        planned=plan.asked,
+        excluded=plan.excluded,
+        attempted=networks([outcome for outcome in outcomes if not outcome.error]),
+        finished=networks([outcome for outcome in outcomes if outcome.complete and not outcome.error]),
+        methods=tuple(sorted({sighting.method for sighting in sightings} - {"local"})),
+        answered=len({sighting.address for sighting in sightings if sighting.method != "local"}),
+        local_addresses=tuple(own),
+        unknown=tuple(address for outcome in outcomes for address in outcome.unknown),
+    )
+
+
+def _outcome(outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], link_up: bool) -> _digest.Outcome:
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if len(failed) == len(outcomes):
+        return "Failed"
+    if failed:
+        return "Partial"
+    if not any(sighting.method != "local" for sighting in sightings) and not sightings:
+        return "NoneAnswered" if link_up else "Suspect"
+    return "Completed"
+
+
+async def _link_is_up(own: Sequence[str]) -> bool:
+    """Whether this machine's network works although nothing answered: its default gateway is known on the link, or loopback is all there is."""
+    from flows._scan import sentinels_answer
+
+    return await sentinels_answer(own)
+
+
+@task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)
+async def _reconcile(site: str, hosts: Sequence[Any], coverage: ScanCoverage, run_id: str, preview: bool) -> Changes:
+    """Bring the inventory up to date in one transaction; what did not answer is asked a second way before it is called missing."""
+    absent = await missing_candidates(site, coverage, hosts)
+    addresses = [address for asset in absent for address in asset.addresses]
+    confirmed = await _confirm_absent(site, addresses) if addresses else frozenset()
+    return await reconcile(site, hosts, coverage.confirming(confirmed), run_id=run_id, preview=preview)
+
+
+async def _confirm_absent(site: str, addresses: Sequence[str]) -> frozenset[str]:
+    """Ask hosts that did not answer the scan by another method, full TCP connects; return those that are silent there too."""
+    silent: set[str] = set()
+    for start in range(0, len(addresses), 256):
+        batch = list(addresses[start : start + 256])
+        try:
+            answer = await tcp_port_check(tcp_port_check.spec.params_model(targets=batch, ports=CONFIRM_PORTS, site=site))
+        except ToolError as error:
+            run_logger().warning("The second look at %s failed: nothing there is called missing. %s", count(len(batch), "host"), error)
+            continue
+        silent |= {outcome.target for outcome in answer.outcomes if all(port.state in ("filtered", "unreachable") for port in outcome.ports)}
+    return frozenset(silent)
+
+
+def _live_hosts(sightings: Sequence[Sighting], changes: Changes | None) -> list[_digest.LiveHost]:
+    asset_of: Mapping[str, int | None] = changes.asset_of if changes is not None else {}
+    hosts = [
+        _digest.LiveHost(
+            address=sighting.address,
+            name=sighting.hostnames[0] if sighting.hostnames else "",
+            mac=sighting.mac or "",
+            vendor=sighting.vendor or "",
+            services=tuple(service.label for service in sighting.services),
+            asset_id=asset_of.get(sighting.address),
+        )
+        for sighting in sightings
+    ]
+    return sorted(hosts, key=lambda host: (ipaddress.ip_address(host.address).version, ipaddress.ip_address(host.address)))
+
+
+async def _publish(report: _digest.Report) -> None:
+    """Put the summary and the tables on the run page. A server that cannot take an artifact does not undo a discovery."""
+    prefix = "preview-" if report.preview else ""
+    await _quietly(acreate_markdown_artifact(key=f"{prefix}discovery", markdown=_digest.markdown(report), description=_digest.title(report)))
+    tables: list[tuple[str, list[dict[str, str]]]] = [
+        ("hosts", _digest.host_rows(report.hosts)),
+        ("new", _digest.event_rows(report.new)),
+        ("changed", _digest.event_rows(report.changed)),
+        ("missing", _digest.event_rows(report.gone)),
+    ]
+    for key, rows in tables:
+        if rows:
+            await _quietly(acreate_table_artifact(key=prefix + key, table=[dict(row) for row in rows[:500]], description=f"{key}: {len(rows)}"))
+
+
+async def _quietly(publishing: Awaitable[Any]) -> None:
+    try:
+        await publishing
+    except Exception as error:
+        run_logger().warning("The run page lacks an artifact: %s", type(error).__name__)
+
+
+async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str, run_id: str) -> list[_notify.Delivery]:
+    """Send the digest once through each block, and what earlier runs could not deliver."""
+    if report.preview or not notify:
+        return []
+    if notify_when == "changes" and not report.worth_telling:
+        return []
+    message = _notify.Message(
+        title=_digest.title(report),
+        text=_digest.text(report),
+        html=_digest.html(report),
+        facts={
+            "Site": report.site,
+            "Scanned": ", ".join(report.scanned[:4]),
+            "Answered": f"{report.answered} of {report.planned}",
+            "New": str(len(report.new)),
+            "Changed": str(len(report.changed)),
+            "Gone": str(len(report.gone)),
+        },
+        url=report.url,
+        data={"event": "discovery", "site": report.site, "outcome": report.outcome, "counts": dict(report.changes.counts) if report.changes else {}, "changes": _digest.event_rows(report.loud[:200])},
+        key=f"discover-{run_id}",
+    )
+    deliveries = await _notify.send(message, notify)
+    for delivery in deliveries:
+        if not delivery.sent:
+            run_logger().error("%s was not told: %s", delivery.block, delivery.error)
+    failed = [delivery for delivery in deliveries if not delivery.sent]
+    if failed:
+        lines = "\n".join(f"- **{_digest.escape(delivery.block)}**: {_digest.escape(delivery.error)}" for delivery in failed)
+        await _quietly(acreate_markdown_artifact(key="not-told", markdown=f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run.", description="Blocks that could not be told"))
+    return deliveries
+
+
+def _result(report: _digest.Report, deliveries: Sequence[_notify.Delivery], run_id: str) -> DiscoverResult:
+    return DiscoverResult(
+        site=report.site,
+        profile=report.profile,
+        outcome=report.outcome,
+        title=_digest.title(report),
+        scanned=list(report.scanned),
+        planned=report.planned,
+        excluded=report.excluded,
+        attempted=report.attempted,
+        answered=report.answered,
+        unknown=report.planned - report.attempted,
+        baseline=report.changes.baseline if report.changes else False,
+        preview=report.preview,
+        hosts=_digest.host_rows(report.hosts),
+        events=_digest.event_rows(report.loud),
+        counts=dict(report.changes.counts) if report.changes else {},
+        notified=[delivery.block for delivery in deliveries if delivery.sent],
+        not_notified={delivery.block: delivery.error for delivery in deliveries if not delivery.sent},
+        notes=list(report.notes),
+        failed_shards=list(report.failed_shards),
+        duration=report.duration,
+        run_id=run_id,
+        picture=_digest.picture(report),
+        text=_digest.text(report),
+    )
