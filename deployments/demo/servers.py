@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -70,12 +71,14 @@ class Served:
         port: Port it listens on, on every address of the host.
         factory: Makes the asyncio protocol of one connection (one for all datagrams with `udp`).
         protocol: `tcp` or `udp`.
+        tls: Certificate and settings when it speaks inside TLS.
     """
 
     name: str
     port: int
     factory: Callable[[], asyncio.BaseProtocol]
     protocol: Literal["tcp", "udp"] = "tcp"
+    tls: ssl.SSLContext | None = None
 
 
 class _Http(asyncio.Protocol):
@@ -172,6 +175,11 @@ def http(port: int = 80, *, title: str = "Welcome", server: str = "nginx/1.24.0"
     return Served("http", port, lambda: _Http(title, server))
 
 
+def https(tls: ssl.SSLContext, port: int = 443, *, title: str = "Welcome", server: str = "nginx/1.24.0") -> Served:
+    """A web server with one titled page inside TLS."""
+    return Served("https", port, lambda: _Http(title, server), tls=tls)
+
+
 def ssh(port: int = 22, *, version: str = "OpenSSH_9.6p1 Ubuntu-3ubuntu13.5") -> Served:
     """What an SSH server says first; the key exchange never starts."""
     return Served("ssh", port, lambda: _Banner(f"SSH-2.0-{version}\r\n", {}, None, None))
@@ -252,7 +260,7 @@ class ServerThread:
         if served.protocol == "udp":
             self._open[key], _ = await self._loop.create_datagram_endpoint(tracked, sock=listener)
         else:
-            self._open[key] = await self._loop.create_server(tracked, sock=listener, backlog=512)
+            self._open[key] = await self._loop.create_server(tracked, sock=listener, backlog=512, ssl=served.tls)
 
     def stop(self, namespace: str, port: int | None = None) -> None:
         """Stop one service of a namespace, or all of them; open connections are reset."""

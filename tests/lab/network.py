@@ -128,7 +128,7 @@ async def counting(interface: str, expression: str = "") -> AsyncIterator[Packet
         tcpdump = asyncio.create_task(run_command(argv, timeout=CAPTURE_SECONDS))
         try:
             async with asyncio.timeout(10):
-                while not (file.exists() and file.stat().st_size):
+                while not await asyncio.to_thread(lambda: file.exists() and file.stat().st_size):
                     if tcpdump.done():
                         tcpdump.result()
                     await asyncio.sleep(0.02)
@@ -138,7 +138,7 @@ async def counting(interface: str, expression: str = "") -> AsyncIterator[Packet
             tcpdump.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await tcpdump
-        for time, frame in _read_pcap(file.read_bytes()):
+        for time, frame in _read_pcap(await asyncio.to_thread(file.read_bytes)):
             packets.times.append(time)
             if frame[12:14] == b"\x08\x00":
                 packets.to[".".join(str(byte) for byte in frame[30:34])] += 1
