@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -42,16 +43,21 @@ for _name, _module in {
 }.items():
     app.command(f"deployments.cli.{_module}", name=_name)
 
+_WITHOUT_PREFECT = {"up", "down", "status", "env", "first-run"}
+"""Commands that look after the stack itself: they must see the user's own PREFECT_API_URL, if any."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     from tasks.core.settings import settings
 
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        point_at_home()
+        if words[:1] and words[0] not in _WITHOUT_PREFECT:
+            point_at_home()
         # A command prints its own report; Prefect's log lines would bury it. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if settings().log_level.upper() == "DEBUG" else "ERROR")
-        result = app(list(argv) if argv is not None else None, exit_on_error=False, print_error=False)
+        result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return complain(str(error).rstrip("."), f"See: signalbox {' '.join(error.command_chain or ())} --help".replace("  ", " "), status=2)
     except ToolError as error:
@@ -81,4 +87,12 @@ def point_at_home() -> None:
     except StackError:
         # Nothing runs yet. Without an address Prefect would start a server of its own; port 9 (discard) answers nobody, and a command that
         # needs the server then says that signalbox is not up.
-        os.environ.update(PREFECT_HOME=str(home / "prefect"), PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
+        warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
+        # SIGNALBOX_EMBEDDED_API_URL says that this address is ours: `up` must not take it for an external Prefect.
+        nowhere = "http://127.0.0.1:9/api"
+        os.environ.update(
+            PREFECT_HOME=str(home / "prefect"),
+            PREFECT_API_URL=nowhere,
+            SIGNALBOX_EMBEDDED_API_URL=nowhere,
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false",
+        )

@@ -104,6 +104,8 @@ def child_environment(home: Home, mark: str) -> dict[str, str]:
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
+    # Without a server Prefect would quietly start one of its own, on SQLite.
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
