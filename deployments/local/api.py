@@ -6,6 +6,7 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from email.message import Message
 from typing import Any
 
 from deployments.local.errors import StackError
@@ -48,11 +49,23 @@ class Api:
         Raises:
             StackError: No answer, or one that says no.
         """
+        text, _ = self._exchange(method, path, body, timeout)
+        return json.loads(text) if text else None
+
+    def date(self, timeout: float = 10.0) -> str | None:
+        """Return what the server's clock shows, as the HTTP header it sends.
+
+        Raises:
+            StackError: No answer.
+        """
+        return self._exchange("GET", "/health", None, timeout)[1].get("Date")
+
+    def _exchange(self, method: str, path: str, body: object, timeout: float) -> tuple[bytes, Message]:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=self._headers, method=method)  # noqa: S310 - http(s), below
+        request = urllib.request.Request(self.url + path, data=data, headers=self._headers, method=method)  # noqa: S310 - see __init__
         try:
             with self._opener.open(request, timeout=timeout) as answer:
-                text = answer.read()
+                return answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             hint = "Check PREFECT_API_AUTH_STRING or PREFECT_API_KEY." if error.code in (401, 403) else None
             raise StackError(f"The Prefect API at {self.url} answered {error.code} to {method} {path}.", hint) from None
@@ -61,7 +74,6 @@ class Api:
             raise StackError(
                 f"The Prefect API at {self.url} does not answer: {reason}.", "See: signalbox status"
             ) from None
-        return json.loads(text) if text else None
 
     def healthy(self, timeout: float = 5.0) -> bool:
         """Whether the server answers and reaches its database."""

@@ -1,0 +1,253 @@
+"""What is missing on this machine, which tools that disables, and the one line that fixes it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from deployments.local import StackError, environment, scheduler_works, status
+from deployments.local.api import Api
+from deployments.local.home import LEAST_FREE_BYTES
+from tasks.core.errors import MissingProgram, ToolError
+from tasks.core.process import find_program
+
+CAP_NET_RAW = 13  # <linux/capability.h>
+CAPTURE_FREE_BYTES = 1 << 30
+"""Captures and scan evidence want room beyond what keeps the database alive."""
+LARGEST_CLOCK_ERROR = 5.0
+RAW_PROGRAMS = frozenset({"arp-scan", "masscan", "netdiscover", "tcpdump", "tshark", "ngrep", "tcpflow"})
+"""Programs that do nothing without raw sockets; nmap and ping do less."""
+PINS: dict[str, Callable[[tuple[int, ...]], bool]] = {
+    "prefect": lambda version: version == (3, 8, 8),
+    "fastapi": lambda version: (0, 139) <= version < (0, 151),
+    "sqlalchemy": lambda version: (2, 0, 58) <= version < (2, 1),
+}
+"""The versions pyproject.toml asks for; with others Prefect starts and silently never schedules."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str | None = None
+    """The line to type, when something is wrong."""
+
+
+async def examine(home: Path) -> list[Check]:
+    """Look at everything; takes some seconds when the stack is up, because the scheduler is given something to schedule."""
+    tools = programs_and_their_tools()
+    checks = [*check_programs(tools), check_privileges(tools), check_pins(), check_home(home), check_disk(home)]
+    found = await asyncio.to_thread(check_services, home)
+    return [*checks, *found, await check_database()]
+
+
+def programs_and_their_tools() -> dict[str, list[str]]:
+    """Every program a tool starts, and the tools that do."""
+    from tasks.core.registry import load_tools
+
+    # Not a tool's own: discovery chooses interfaces by route, and the lab is made of it.
+    programs: dict[str, list[str]] = {"ip": ["discover"]}
+    for spec in load_tools().values():
+        for program in spec.programs:
+            programs.setdefault(program, []).append(spec.name)
+    return dict(sorted(programs.items()))
+
+
+def check_programs(tools: dict[str, list[str]]) -> list[Check]:
+    """Whether the programs are installed."""
+    checks = []
+    for program, users in tools.items():
+        try:
+            checks.append(Check(f"program {program}", True, find_program(program)))
+        except MissingProgram as error:
+            fix = (error.hint or "").removeprefix("Install it: ") or None
+            checks.append(Check(f"program {program}", False, f"missing; without it: no {', '.join(users)}", fix))
+    return checks
+
+
+def check_privileges(tools: dict[str, list[str]]) -> Check:
+    """Whether raw sockets may be opened: the capability, not the user id, decides.
+
+    In a container root may lack CAP_NET_RAW, and an ordinary user may have it as an ambient capability.
+    """
+    if has_capability(CAP_NET_RAW):
+        inherited = os.geteuid() == 0 or has_capability(CAP_NET_RAW, "CapAmb")
+        if inherited:
+            return Check("privilege CAP_NET_RAW", True, "here, and inherited by the programs tools start")
+        detail = "this process has it, but the programs it starts would not: it is not in the ambient set"
+    else:
+        detail = "not here"
+    disabled = sorted({tool for program in RAW_PROGRAMS for tool in tools.get(program, [])})
+    lost = f"no {', '.join(disabled)}; " if disabled else ""
+    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
+    command = shutil.which("signalbox") or f"{Path(sys.executable).parent}/signalbox"
+    fix = (
+        f"{command} down; sudo setpriv --reuid={user} --regid={_group()} --init-groups"
+        " --inh-caps=+net_raw --ambient-caps=+net_raw"
+        f" env HOME={Path.home()} {command} up"
+    )
+    return Check(
+        "privilege CAP_NET_RAW", False, f"{detail}; without it: {lost}nmap scans by TCP connect only, no MACs", fix
+    )
+
+
+def has_capability(number: int, which: str = "CapEff") -> bool:
+    """Whether this process has a capability, from /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == which:
+            return bool(int(value, 16) >> number & 1)
+    return False
+
+
+def _group() -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(os.getgid()).gr_name
+    except KeyError:
+        return str(os.getgid())
+
+
+def check_pins() -> Check:
+    """Whether the installed packages are the ones that work together."""
+    wrong = []
+    for package, accepted in PINS.items():
+        version = importlib.metadata.version(package)
+        if not accepted(numbers(version)):
+            wrong.append(f"{package} {version}")
+    if wrong:
+        return Check("package versions", False, f"not the pinned ones: {', '.join(wrong)}", "make clean install")
+    found = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PINS)
+    return Check("package versions", True, found)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, to compare.
+
+    >>> numbers("2.1.0rc1")
+    (2, 1)
+    >>> numbers("0.139.0") < (0, 151)
+    True
+    """
+    parts = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        parts.append(int(part))
+    return tuple(parts)
+
+
+def check_home(home: Path) -> Check:
+    """Whether the home belongs to this user and keeps its secrets from others."""
+    if not home.exists():
+        return Check("home", True, f"{home} does not exist yet; signalbox up makes it")
+    if not os.access(home, os.W_OK | os.X_OK):
+        return Check("home", False, f"{home} cannot be written", f"sudo chown -R {os.getuid()}:{os.getgid()} {home}")
+    loose = [path for path in _private(home) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    if loose:
+        return Check("home", False, f"others may read {', '.join(str(path) for path in loose)}", f"chmod -R go= {home}")
+    return Check("home", True, f"{home}; secrets for this user alone")
+
+
+def _private(home: Path) -> Iterable[Path]:
+    for folder in (home / "secrets", home / "run"):
+        if folder.is_dir():
+            yield folder
+    if (home / "secrets").is_dir():
+        yield from (home / "secrets").iterdir()
+
+
+def check_disk(home: Path) -> Check:
+    """Whether there is room for the database, captures and scan evidence."""
+    folder = home
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    detail = f"{usage.free / (1 << 30):.1f} GiB free of {usage.total / (1 << 30):.1f} GiB at {home}"
+    fix = "set SIGNALBOX_HOME to a folder on another disk, or make room: signalbox capture prune"
+    if usage.free < LEAST_FREE_BYTES:
+        return Check("disk", False, f"{detail}: too little for the database", fix)
+    if usage.free < CAPTURE_FREE_BYTES:
+        return Check("disk", False, f"{detail}: too little for captures", fix)
+    return Check("disk", True, detail)
+
+
+def check_services(home: Path) -> list[Check]:
+    """Whether the stack runs, the API answers, the clocks agree and the scheduler schedules."""
+    stack = status(home)
+    checks = []
+    for service in stack.services:
+        if service.process is None:
+            checks.append(Check(f"service {service.name}", True, service.detail))
+        else:
+            restarted = f"; restarted {service.restarts} times" if service.restarts else ""
+            fix = None if service.alive else f"signalbox down; signalbox up   (its log: {home}/logs/{service.name}.log)"
+            state = "runs" if service.alive else "does not run"
+            checks.append(Check(f"service {service.name}", service.alive, f"{state}: {service.detail}{restarted}", fix))
+    try:
+        api = Api.from_environment(environment(home))
+        skew = clock_skew(api)
+    except StackError as error:
+        return [*checks, Check("Prefect API", False, error.message, "signalbox up")]
+    checks.append(Check("Prefect API", True, api.url))
+    if skew is None or abs(skew) <= LARGEST_CLOCK_ERROR:
+        checks.append(Check("clock", True, "agrees with the Prefect server's"))
+    else:
+        detail = f"{abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the Prefect server's: schedules and leases go wrong"
+        checks.append(Check("clock", False, detail, "sudo timedatectl set-ntp true"))
+    try:
+        works = scheduler_works(api)
+    except StackError as error:
+        return [*checks, Check("scheduler", False, error.message, "signalbox down; signalbox up")]
+    if works:
+        checks.append(Check("scheduler", True, "a cron deployment got its runs"))
+    else:
+        fix = "make clean run   (usually packages that are not the pinned ones)"
+        checks.append(Check("scheduler", False, "a cron deployment got no runs", fix))
+    return checks
+
+
+def clock_skew(api: Api) -> float | None:
+    """Seconds the server's clock is ahead of ours; None when it does not say.
+
+    Raises:
+        StackError: The API does not answer.
+    """
+    sent = time.time()
+    date = api.date()
+    if date is None:
+        return None
+    # The header has whole seconds and was written somewhere between the two moments.
+    return parsedate_to_datetime(date).timestamp() + 0.5 - (sent + time.time()) / 2
+
+
+async def check_database() -> Check:
+    """Whether the inventory database answers and has this version's schema."""
+    from tasks.core.db.engine import database
+    from tasks.core.db.migrate import current_revision, head_revision
+
+    try:
+        found, wanted = await current_revision(database()), head_revision()
+    except ToolError as error:
+        return Check("inventory database", False, error.message, error.hint or "signalbox up")
+    if found != wanted:
+        return Check(
+            "inventory database",
+            False,
+            f"its schema is {found or 'empty'}, this version needs {wanted}",
+            "signalbox down; signalbox up",
+        )
+    return Check("inventory database", True, f"answers; schema {found}")
