@@ -55,7 +55,7 @@ class Delivery:
 
 
 def _mail(name: str, message: Message) -> dict[str, Any]:
-    return {"server": name, "subject": message.title, "text": message.text, "html": message.html or None, "idempotency_key": _key(name, message)}
+    return {"server": name, "subject_line": message.title, "text": message.text, "html": message.html or None, "idempotency_key": _key(name, message)}
 
 
 def _slack(name: str, message: Message) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _teams(name: str, message: Message) -> dict[str, Any]:
 
 def _webhook(name: str, message: Message) -> dict[str, Any]:
     body = {"title": message.title, "text": message.text, "url": message.url, **message.data}
-    return {"endpoint": name, "method": "POST", "json": body, "idempotency_key": _key(name, message)}
+    return {"endpoint": name, "method": "POST", "json_body": body, "idempotency_key": _key(name, message)}
 
 
 def _key(name: str, message: Message) -> str | None:

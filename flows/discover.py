@@ -23,7 +23,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import _digest, _notify
-from flows._scan import Sighting, local_addresses, local_sightings, observe, scan_shard
+from flows._scan import OwnAddress, Sighting, add_own, default_gateways, observe, own_addresses, scan_shard
 from flows._scope import Plan, Shard, plan_scope
 from flows._text import count
 from tasks.asset._changes import Changes
@@ -186,15 +186,16 @@ async def _discover(
     async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"):
         outcomes = await _scan_all(plan, site, profile)
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
-    own = await local_addresses()
-    sightings += local_sightings(own, plan, sightings)
+    answered = bool(sightings)
+    own = await own_addresses()
+    sightings = add_own(sightings, own, plan.shards)
     enriched = await observe(sightings, plan, site)
     coverage = _coverage(plan, outcomes, sightings, own)
     changes = await _reconcile(site, enriched, coverage, run_id, preview)
     report = _digest.Report(
         site=site,
         profile=profile,
-        outcome=_outcome(outcomes, sightings, await _link_is_up(own) if not sightings else True),
+        outcome=_outcome(outcomes, answered, answered or await _link_is_up(site, policy)),
         scanned=plan.asked,
         planned=plan.addresses,
         excluded=sum(ipaddress.ip_network(text).num_addresses for text in plan.excluded),
@@ -260,7 +261,7 @@ async def _scan_one(shard: Shard, site: str, profile: Profile) -> _Outcome:
     return _Outcome(shard, error=problem, complete=False)
 
 
-def _coverage(plan: Plan, outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], own: Sequence[str]) -> ScanCoverage:
+def _coverage(plan: Plan, outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], own: Sequence[OwnAddress]) -> ScanCoverage:
     def networks(chosen: Sequence[_Outcome]) -> tuple[str, ...]:
         return tuple(str(network) for outcome in chosen for network in outcome.shard.networks)
 
@@ -271,27 +272,34 @@ def _coverage(plan: Plan, outcomes: Sequence[_Outcome], sightings: Sequence[Sigh
         finished=networks([outcome for outcome in outcomes if outcome.complete and not outcome.error]),
         methods=tuple(sorted({sighting.method for sighting in sightings} - {"local"})),
         answered=len({sighting.address for sighting in sightings if sighting.method != "local"}),
-        local_addresses=tuple(own),
+        local_addresses=tuple(item.address for item in own),
         unknown=tuple(address for outcome in outcomes for address in outcome.unknown),
     )
 
 
-def _outcome(outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], link_up: bool) -> _digest.Outcome:
+def _outcome(outcomes: Sequence[_Outcome], answered: bool, link_up: bool) -> _digest.Outcome:
     failed = [outcome for outcome in outcomes if outcome.error]
-    if len(failed) == len(outcomes):
+    if failed and not answered and all(not outcome.complete for outcome in failed) and len(failed) == len(outcomes):
         return "Failed"
     if failed:
         return "Partial"
-    if not any(sighting.method != "local" for sighting in sightings) and not sightings:
+    if not answered:
         return "NoneAnswered" if link_up else "Suspect"
     return "Completed"
 
 
-async def _link_is_up(own: Sequence[str]) -> bool:
-    """Whether this machine's network works although nothing answered: its default gateway is known on the link, or loopback is all there is."""
-    from flows._scan import sentinels_answer
+async def _link_is_up(site: str, policy: ProbePolicy) -> bool:
+    """Whether this machine's network works although nothing answered: a sentinel (the default gateway) answers, where policy lets us ask."""
+    from tasks.network.probe.ping import ping
 
-    return await sentinels_answer(own)
+    gateways = [address for address in await default_gateways() if any(ipaddress.ip_address(address) in ipaddress.ip_network(entry) for entry in policy.allow)]
+    if not gateways:
+        return False
+    try:
+        answer = await ping(ping.spec.params_model(targets=gateways, count=2, site=site))
+    except ToolError:
+        return False
+    return any(host.received for host in answer.hosts)
 
 
 @task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)
@@ -313,7 +321,7 @@ async def _confirm_absent(site: str, addresses: Sequence[str]) -> frozenset[str]
         except ToolError as error:
             run_logger().warning("The second look at %s failed: nothing there is called missing. %s", count(len(batch), "host"), error)
             continue
-        silent |= {outcome.target for outcome in answer.outcomes if all(port.state in ("filtered", "unreachable") for port in outcome.ports)}
+        silent |= {host.target for host in answer.hosts if host.ports and all(port.state in ("filtered", "unreachable") for port in host.ports)}
     return frozenset(silent)
 
 

@@ -14,9 +14,13 @@ from rich.table import Table
 from flows._text import cell
 
 
+PIPE_WIDTH = 180
+
+
 def out() -> Console:
     """The console of stdout: data."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # Piped output has no width of its own: wide enough that tables do not fold, for grep and for logs.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def err() -> Console:
