@@ -91,15 +91,18 @@ def check_privileges(tools: dict[str, list[str]]) -> Check:
         detail = "not here"
     disabled = sorted({tool for program in RAW_PROGRAMS for tool in tools.get(program, [])})
     lost = f"no {', '.join(disabled)}; " if disabled else ""
-    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
+    text = f"{detail}; without it: {lost}nmap scans by TCP connect only, no MACs"
+    return Check("privilege CAP_NET_RAW", False, text, _raise_privilege())
+
+
+def _raise_privilege() -> str:
+    """The line that starts the stack with the one capability, and without root."""
+    if os.geteuid() == 0:
+        return "this root has no CAP_NET_RAW, as in a container: start it with --cap-add NET_RAW"
     command = shutil.which("signalbox") or f"{Path(sys.executable).parent}/signalbox"
-    fix = (
-        f"{command} down; sudo setpriv --reuid={user} --regid={_group()} --init-groups"
-        " --inh-caps=+net_raw --ambient-caps=+net_raw"
-        f" env HOME={Path.home()} {command} up"
-    )
-    return Check(
-        "privilege CAP_NET_RAW", False, f"{detail}; without it: {lost}nmap scans by TCP connect only, no MACs", fix
+    return (
+        f"{command} down; sudo setpriv --reuid={os.getuid()} --regid={os.getgid()} --init-groups"
+        f" --inh-caps=+net_raw --ambient-caps=+net_raw env HOME={Path.home()} {command} up"
     )
 
 
@@ -110,15 +113,6 @@ def has_capability(number: int, which: str = "CapEff") -> bool:
         if name == which:
             return bool(int(value, 16) >> number & 1)
     return False
-
-
-def _group() -> str:
-    import grp
-
-    try:
-        return grp.getgrgid(os.getgid()).gr_name
-    except KeyError:
-        return str(os.getgid())
 
 
 def check_pins() -> Check:
@@ -244,10 +238,6 @@ async def check_database() -> Check:
     except ToolError as error:
         return Check("inventory database", False, error.message, error.hint or "signalbox up")
     if found != wanted:
-        return Check(
-            "inventory database",
-            False,
-            f"its schema is {found or 'empty'}, this version needs {wanted}",
-            "signalbox down; signalbox up",
-        )
+        detail = f"its schema is {found or 'empty'}, this version needs {wanted}"
+        return Check("inventory database", False, detail, "signalbox down; signalbox up")
     return Check("inventory database", True, f"answers; schema {found}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -521,7 +522,8 @@ def _last_line(log: Path) -> str:
             stream.seek(max(0, log.stat().st_size - 4096))
             lines = stream.read().decode(errors="replace").strip().splitlines()
         if lines:
-            return lines[-1].strip()[:300]
+            # A traceback's last line without the class: `tasks.core.errors.CommandFailed: what it says`.
+            return re.sub(r"^(\w+\.)+\w+: ", "", lines[-1].strip())[:300]
     return "it said nothing"
 
 
