@@ -1,0 +1,44 @@
+"""Whether a program we start may send raw packets: CAP_NET_RAW, not "is root"."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+CAP_NET_RAW = 13  # <linux/capability.h>
+HOW_TO_GET_IT = (
+    "sudo setpriv --reuid $USER --init-groups --inh-caps +net_raw --ambient-caps +net_raw signalbox worker start"
+)
+"""The line that gives an account the one capability and nothing else."""
+
+
+def may_send_raw(program: str | None = None) -> bool:
+    """Whether `program`, started by this process, will have CAP_NET_RAW.
+
+    What we have is not what a program gets: root passes on all that its bounding set holds, any other account only its ambient
+    capabilities; a program with capabilities in its file (setcap) brings its own.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+    bounding = _has(status, "CapBnd")
+    if os.geteuid() == 0:
+        return bounding and _has(status, "CapEff")
+    return _has(status, "CapAmb") or (bounding and program is not None and _file_has(program))
+
+
+def _has(status: str, line: str) -> bool:
+    match = re.search(rf"^{line}:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(match and int(match[1], 16) >> CAP_NET_RAW & 1)
+
+
+def _file_has(program: str) -> bool:
+    """Whether the file carries CAP_NET_RAW as permitted and effective: struct vfs_cap_data of <linux/capability.h>."""
+    try:
+        magic, permitted = struct.unpack_from("<II", os.getxattr(program, "security.capability"))
+    except (OSError, struct.error):
+        return False
+    return bool(magic & 1 and permitted >> CAP_NET_RAW & 1)
