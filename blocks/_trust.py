@@ -35,8 +35,8 @@ def trust(ca: str | None = None, protocol: Literal["http", "smtp"] = "http") -> 
             else:
                 context.load_verify_locations(cafile=ca)
         except (OSError, ValueError) as error:
-            # The text is OpenSSL's, or the system's with the file's path: neither is secret.
-            raise ValueError(f"ca is neither PEM certificates nor a readable file of them: {error}") from None
+            where = "the certificates" if "-----BEGIN" in ca else f"the file {ca}"
+            raise ValueError(f"ca: {where} cannot be read: {error}") from None
     return context
 
 

@@ -31,7 +31,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _SECRET_HEADERS = re.compile(
     r"authorization|cookie|(^|-)(auth|token|key|secret|password|signature|apikey|session)($|-)"
 )
-_NOT_SECRET = frozenset({"idempotency-key"})
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "keep-alive"}
 )
@@ -53,6 +52,7 @@ class Webhook(SiteParams):
         default_factory=dict,
         max_length=50,
         description="Further headers, at most 50. Credentials belong into the block.",
+        json_schema_extra={"secret": True},  # errors must not repeat a credential somebody put here after all
     )
     query: dict[str, str | list[str]] = Field(
         default_factory=dict, max_length=50, description="Query parameters, added to those of the address."
@@ -85,16 +85,16 @@ class Webhook(SiteParams):
                 raise ValueError(f"the value of {name} must be printable ASCII text on one line")
             folded = name.lower()
             if folded in _OURS or folded.startswith("proxy-"):
-                raise ValueError(f"{name} is written by signalbox itself")
+                raise ValueError(f"the header {name} is written by signalbox itself")
             if folded == "idempotency-key":
-                raise ValueError(f"{name} comes from the parameter idempotency_key")
+                raise ValueError(f"the header {name} comes from the parameter idempotency_key")
             if _SECRET_HEADERS.search(folded):
                 raise ValueError(
-                    f"{name} looks like a credential, and parameters are stored and shown: "
+                    f"the header {name} looks like a credential, and parameters are stored and shown: "
                     "put it into the headers of a Webhook Endpoint block and give that as endpoint"
                 )
             if folded in seen:
-                raise ValueError(f"{name} is given twice")
+                raise ValueError(f"the header {name} is given twice")
             seen.add(folded)
         return headers
 
@@ -106,7 +106,7 @@ class Webhook(SiteParams):
         if len(bodies) > 1:
             raise ValueError(f"give only one of {', '.join(bodies)}")
         if bodies and self.method == "GET":
-            raise ValueError(f"GET has no body: {bodies[0]} needs another method")
+            raise ValueError(f"a GET has no body: {bodies[0]} needs another method")
         if len(self.encoded()[0]) > MAX_BODY_BYTES:
             raise ValueError(f"the body is longer than {MAX_BODY_BYTES:,} bytes")
         return self
@@ -120,7 +120,7 @@ class Webhook(SiteParams):
     def deadline(self) -> float | None:
         return self.timeout + _TURN_AND_BLOCK
 
-    def _encoded(self) -> tuple[bytes, str | None]:
+    def encoded(self) -> tuple[bytes, str | None]:
         """The body as it goes over the wire, and its type. Encoded here, because the signature covers these very bytes."""
         if self.json_body is not None:
             return json.dumps(self.json_body, ensure_ascii=False, allow_nan=False).encode(), "application/json"

@@ -13,6 +13,7 @@ import email.policy
 import socket
 import ssl
 import threading
+import warnings
 from collections.abc import Awaitable, Mapping
 from email.message import EmailMessage
 from types import TracebackType
@@ -135,6 +136,8 @@ class MailServerLab:
         return AuthResult(success=good, handled=False, message=None if good else "535 5.7.8 not with that password")
 
     def __enter__(self) -> Self:
+        # aiosmtpd warns of AUTH without STARTTLS at each connection: in a TLS session from the start it is mistaken.
+        warnings.filterwarnings("ignore", message="Requiring AUTH while not requiring TLS", category=UserWarning)
         self._controller.start()
         return self
 
@@ -158,11 +161,17 @@ class ScriptedMailServer(MailServerLab):
         self.mode, self.script = mode, dict(script)
         self.heard: list[str] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._heard_more = threading.Condition()
         self._stopped = threading.Event()
 
     @property
     def port(self) -> int:
         return int(self._socket.getsockname()[1])
+
+    def hear(self, verb: str, timeout: float = 10.0) -> None:
+        """Wait until a client has said `verb`."""
+        with self._heard_more:
+            assert self._heard_more.wait_for(lambda: any(line.upper().startswith(verb) for line in self.heard), timeout)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._serve, daemon=True).start()
@@ -188,7 +197,9 @@ class ScriptedMailServer(MailServerLab):
                 return
             for line in stream:
                 verb = line.decode("latin-1").strip().upper().split(" ")[0].split(":")[0]
-                self.heard.append(line.decode("latin-1").strip())
+                with self._heard_more:
+                    self.heard.append(line.decode("latin-1").strip())
+                    self._heard_more.notify_all()
                 usual = {"EHLO": "250-mail.test\r\n250 AUTH PLAIN LOGIN", "DATA": "354 go on", "QUIT": "221 bye"}
                 if not self._answer(stream, verb, usual.get(verb, "250 OK")):
                     return
