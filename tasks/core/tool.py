@@ -155,7 +155,9 @@ def validate(spec: ToolSpec, given: ToolParams | Mapping[str, Any]) -> ToolParam
     if isinstance(given, ToolParams):
         given = given.model_dump()
     if not isinstance(given, Mapping):
-        raise InvalidParameters(f"{spec.name} takes its parameters as names and values.", hint=f"See: signalbox tool show {spec.name}")
+        raise InvalidParameters(
+            f"{spec.name} takes its parameters as names and values.", hint=f"See: signalbox tool show {spec.name}"
+        )
     try:
         return spec.params_model.model_validate(dict(given))
     except ValidationError as error:
@@ -178,7 +180,8 @@ def explain(error: ValidationError, given: Mapping[str, Any], model: type[ToolPa
             about = model.model_fields[top].description if top in model.model_fields else None
             lines.append(f"{path}: is required ({about})" if about else f"{path}: is required")
         else:
-            shown = "" if _is_secret(model, top) else _shown(given, mistake["loc"])
+            # A mistake of the whole (no place) would show all parameters, secret ones among them.
+            shown = "" if not mistake["loc"] or _is_secret(model, top) else _shown(given, mistake["loc"])
             lines.append(f"{path}: {message}" + (f", not {shown}" if shown and shown not in message else ""))
     return "; ".join(lines)
 
@@ -242,7 +245,9 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
         async with asyncio.timeout(PREPARATION_SECONDS):
             # A site of "*" (asset queries over all sites) is under the policy of the machine's own site.
             policy = await wiring().policy(settings().site if site == "*" else site)
-            run = ToolRun(spec=spec, site=site, policy=policy, id=book.run_id, request_id=book.request_id, attempt=book.attempt)
+            run = ToolRun(
+                spec=spec, site=site, policy=policy, id=book.run_id, request_id=book.request_id, attempt=book.attempt
+            )
             gate.check_safety(spec.safety, policy, spec.name)
             _check_approval(spec, params)
             scope = params.scope()
@@ -263,7 +268,8 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
 def _check_approval(spec: ToolSpec, params: ToolParams) -> None:
     if spec.approval and getattr(params, "confirm", None) != params.subject():
         raise Refused(
-            f"{spec.name} needs approval for {params.subject()!r}.", hint=f"Repeat the exact target: --confirm {params.subject()!r}"
+            f"{spec.name} needs approval for {params.subject()!r}.",
+            hint=f"Repeat the exact target: --confirm {params.subject()!r}",
         )
 
 
@@ -283,7 +289,8 @@ async def _within_deadline(spec: ToolSpec, params: ToolParams) -> ToolResult:
     except TimeoutError as error:
         if deadline.expired() and not isinstance(error, ToolError):
             raise ToolTimeout(
-                f"{spec.name} did not finish within its deadline of {seconds:g} s.", hint="What it started has been stopped."
+                f"{spec.name} did not finish within its deadline of {seconds:g} s.",
+                hint="What it started has been stopped.",
             ) from None
         raise
 
