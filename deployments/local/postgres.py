@@ -86,7 +86,10 @@ class EmbeddedPostgres:
         )
         try:
             self._wait_until_ready(offset)
-            self._provide()
+            try:
+                self._provide()
+            except psycopg2.Error as error:
+                raise self._explain(str(error)) from None
         except BaseException:
             self.stop()
             raise
@@ -272,8 +275,8 @@ class EmbeddedPostgres:
         telling = [
             line for line in output.splitlines() if any(mark in line for mark in ("FATAL", "PANIC", "error:", "denied"))
         ]
-        reason = (telling or output.strip().splitlines() or ["it said nothing"])[-1].strip()
-        if "No space left" in output or "Disk quota" in output:
+        reason = (telling or output.strip().splitlines() or ["it said nothing"])[0 if telling else -1].strip()
+        if any(mark in output for mark in ("No space left", "Disk quota", "Check free disk space")):
             return StackError(
                 f"PostgreSQL cannot start: no space left on the disk of {self.home.folder}.",
                 "Make room there, or set SIGNALBOX_HOME to a folder on another disk.",
