@@ -55,7 +55,7 @@ class Delivery:
 
 
 def _mail(name: str, message: Message) -> dict[str, Any]:
-    return {"server": name, "subject_line": message.title, "text": message.text, "html": message.html or None, "idempotency_key": _key(name, message)}
+    return {"server": name, "subject": message.title, "text": message.text, "html": message.html or None, "idempotency_key": _key(name, message)}
 
 
 def _slack(name: str, message: Message) -> dict[str, Any]:

@@ -142,7 +142,7 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
         return 0
     from flows.run_tool import run_tool
 
-    progress(f"{spec.name} {checked.subject()} ...")
+    progress(f"{spec.name} {checked.about()} ...")
     result = await run_tool(spec.name, checked.model_dump(mode="json"))
     if as_json:
         emit_json(result.model_dump(mode="json"))

@@ -105,7 +105,7 @@ class ShellCommand(SiteParams):
             raise ValueError(f"are longer than {MAX_ARGUMENT_BYTES:,} bytes together; long input goes into stdin")
         return arguments
 
-    def subject(self) -> str:
+    def about(self) -> str:
         text = shlex.join([self.program, *self.arguments])
         return text if len(text) <= 500 else f"{text[:497]}..."
 

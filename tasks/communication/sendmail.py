@@ -42,7 +42,7 @@ class Sendmail(SiteParams):
     to: list[MailAddress] = Field(default_factory=list, description="Recipients. Empty: the block's default_to.")
     cc: list[MailAddress] = Field(default_factory=list, description="Recipients of a copy, shown to all.")
     bcc: list[MailAddress] = Field(default_factory=list, description="Recipients of a copy, shown to nobody.")
-    subject_line: str = Field(min_length=1, max_length=500, description="Subject, on one line.")
+    subject: str = Field(min_length=1, max_length=500, description="Subject, on one line.")
     text: str | None = Field(None, min_length=1, max_length=2_000_000, description="The message as plain text.")
     html: str | None = Field(
         None,
@@ -61,7 +61,7 @@ class Sendmail(SiteParams):
         "Default: the run's id.",
     )
 
-    @field_validator("subject_line")
+    @field_validator("subject")
     @classmethod
     def _one_line(cls, subject: str) -> str:
         # Line and paragraph separators are printable to nobody and a line end to some readers.
@@ -77,7 +77,7 @@ class Sendmail(SiteParams):
             raise ValueError(f"a mail goes to at most {MAX_RECIPIENTS} recipients")
         return self
 
-    def subject(self) -> str:
+    def about(self) -> str:
         recipients = ", ".join(bare_address(address) for address in (*self.to, *self.cc, *self.bcc))
         return f"{self.server}: {recipients or 'default recipients'}"[:500]
 
@@ -122,7 +122,7 @@ class MailSent(ToolResult):
     examples=[
         Example(
             "Write to the default recipients",
-            {"server": "mail/noc", "subject_line": "Backup done", "text": "core-sw1 in 12 s"},
+            {"server": "mail/noc", "subject": "Backup done", "text": "core-sw1 in 12 s"},
         ),
         Example(
             "Text and HTML to several people",
@@ -130,7 +130,7 @@ class MailSent(ToolResult):
                 "server": "mail/noc",
                 "to": ["ops@example.com", "Night shift <night@example.com>"],
                 "cc": ["boss@example.com"],
-                "subject_line": "3 new hosts",
+                "subject": "3 new hosts",
                 "text": "10.1.0.7, 10.1.0.9, 10.1.0.12",
                 "html": "<ul><li>10.1.0.7<li>10.1.0.9<li>10.1.0.12</ul>",
             },
@@ -216,7 +216,7 @@ def compose(params: Sendmail, sender: str, to: list[str], files: list[tuple[str,
         message["Cc"] = [header_address(address) for address in params.cc]
     if params.reply_to:
         message["Reply-To"] = header_address(params.reply_to)
-    message["Subject"] = params.subject_line
+    message["Subject"] = params.subject
     message["Date"] = format_datetime(datetime.now(UTC))
     # From the recipients too: one key used for two mails to different people must not make the second vanish.
     digest = hashlib.sha256("\0".join([key, sender, *to, *params.cc, *params.bcc]).encode()).hexdigest()[:40]

@@ -92,7 +92,7 @@ class Slack(SiteParams):
             _check_block(number, block)
         return self
 
-    def subject(self) -> str:
+    def about(self) -> str:
         return f"{self.endpoint} {self.channel}" if self.channel else self.endpoint
 
 

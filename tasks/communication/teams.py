@@ -76,7 +76,7 @@ class Teams(SiteParams):
             raise ValueError("a message needs a title, text or facts")
         return self
 
-    def subject(self) -> str:
+    def about(self) -> str:
         return self.endpoint
 
 

@@ -111,7 +111,7 @@ class Webhook(SiteParams):
             raise ValueError(f"the body is longer than {MAX_BODY_BYTES:,} bytes")
         return self
 
-    def subject(self) -> str:
+    def about(self) -> str:
         if self.endpoint is not None:
             return f"{self.method} {self.endpoint}"
         # Without the query: tokens travel there, and the ledger keeps the subject.

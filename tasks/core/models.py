@@ -214,7 +214,7 @@ class ToolParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
-    def subject(self) -> str:
+    def about(self) -> str:
         """What the ledger names as the target, at most 500 characters; also what `confirm` must repeat."""
         return ""
 
@@ -241,7 +241,7 @@ class ProbeParams(SiteParams):
     def scope(self) -> Scope | None:
         return Scope(targets=tuple(self.targets))
 
-    def subject(self) -> str:
+    def about(self) -> str:
         text = ", ".join(self.targets)
         return text if len(text) <= 500 else f"{text[:480]} ... ({len(self.targets)})"
 

@@ -139,7 +139,7 @@ def _task_run_name() -> str:
     from prefect.runtime import task_run
 
     params = task_run.parameters.get("params")
-    subject = params.subject() if isinstance(params, ToolParams) else ""
+    subject = params.about() if isinstance(params, ToolParams) else ""
     short = subject if len(subject) <= 60 else f"{subject[:57]}..."
     return f"{task_run.task_name} {short}".strip()
 
@@ -266,10 +266,10 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
 
 
 def _check_approval(spec: ToolSpec, params: ToolParams) -> None:
-    if spec.approval and getattr(params, "confirm", None) != params.subject():
+    if spec.approval and getattr(params, "confirm", None) != params.about():
         raise Refused(
-            f"{spec.name} needs approval for {params.subject()!r}.",
-            hint=f"Repeat the exact target: --confirm {params.subject()!r}",
+            f"{spec.name} needs approval for {params.about()!r}.",
+            hint=f"Repeat the exact target: --confirm {params.about()!r}",
         )
 
 
@@ -355,7 +355,7 @@ class _Book:
                 tool=self.spec.name,
                 service=str(self.spec.service),
                 safety=str(self.spec.safety),
-                target=self.params.subject()[:500] if self.params is not None else "",
+                target=self.params.about()[:500] if self.params is not None else "",
                 allowed_by=self.allowed_by,
                 request_id=self.request_id,
                 flow_run_id=self.flow_run_id,

@@ -130,7 +130,7 @@ class DnsLookup(SiteParams):
         paced = questions * self.attempts * PACKETS_PER_TCP_QUERY / 10
         return min(TIMEOUT_SECONDS, silent + paced + 10 + REPORTING_SECONDS)
 
-    def subject(self) -> str:
+    def about(self) -> str:
         names = ", ".join(self.names)
         shown = names if len(names) <= 400 else f"{names[:380]} ... ({len(self.names)})"
         return shown if self.server is None else f"{shown} at {self.server}"[:500]

@@ -94,8 +94,8 @@ class TcpPortCheck(ProbeParams):
         paced = len(self.targets) * count * PACKETS_PER_CONNECTION / self.scope().least_packets_per_second
         return min(TIMEOUT_SECONDS, silent + paced + 10 + REPORTING_SECONDS)
 
-    def subject(self) -> str:
-        return f"{super().subject()[:400]} ports {self.ports}"[:500]
+    def about(self) -> str:
+        return f"{super().about()[:400]} ports {self.ports}"[:500]
 
 
 class CheckedPort(BaseModel):

@@ -301,5 +301,5 @@ async def test_arguments_have_bounds(perform: Any) -> None:
 
 
 def test_the_subject_is_the_command_as_one_would_type_it() -> None:
-    assert ShellCommand(program="df", arguments=["-h", "/mnt/my disk"]).subject() == "df -h '/mnt/my disk'"
-    assert len(ShellCommand(program="df", arguments=["x" * 1000]).subject()) == 500
+    assert ShellCommand(program="df", arguments=["-h", "/mnt/my disk"]).about() == "df -h '/mnt/my disk'"
+    assert len(ShellCommand(program="df", arguments=["x" * 1000]).about()) == 500

@@ -32,7 +32,7 @@ from tasks.core.errors import (
     Untrusted,
 )
 
-MAIL = {"server": "mail/noc", "to": ["ops@example.com"], "subject_line": "Backup done", "text": "core-sw1 in 12 s"}
+MAIL = {"server": "mail/noc", "to": ["ops@example.com"], "subject": "Backup done", "text": "core-sw1 in 12 s"}
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_copies_go_to_everybody_and_blind_ones_stand_nowhere(post: Any) ->
 
 async def test_text_and_html_are_alternatives_in_any_language(post: Any) -> None:
     with MailServerLab() as mail:
-        await post(mail.block(), subject_line="Gerät gefunden – 東京", text="Grüße\n.\n..from", html="<p>Grüße</p>")
+        await post(mail.block(), subject="Gerät gefunden – 東京", text="Grüße\n.\n..from", html="<p>Grüße</p>")
         await post(mail.block(), text=None, html="<p>only</p>")
     both, html = mail.messages
     assert both["Subject"] == "Gerät gefunden – 東京"
@@ -181,9 +181,9 @@ HEADER_INJECTIONS = ["\r\nBcc: evil@example.com", "\nX: y", "\r", "\x00", "\u202
 
 
 @pytest.mark.parametrize("injection", HEADER_INJECTIONS)
-@pytest.mark.parametrize("field", ["subject_line", "to", "cc", "bcc", "reply_to"])
+@pytest.mark.parametrize("field", ["subject", "to", "cc", "bcc", "reply_to"])
 async def test_no_header_can_be_smuggled_in(post: Any, field: str, injection: str) -> None:
-    text = f"a@example.com{injection}" if field != "subject_line" else f"hello{injection}"
+    text = f"a@example.com{injection}" if field != "subject" else f"hello{injection}"
     for value in (text, f"x{injection} <a@example.com>"):
         with pytest.raises(InvalidParameters, match=field):
             await post(MailServerLab().block(), **{field: [value] if field in {"to", "cc", "bcc"} else value})
@@ -193,9 +193,7 @@ async def test_no_header_can_be_smuggled_in(post: Any, field: str, injection: st
 @given(subject=st.text(max_size=80), name=st.text(max_size=40), text=st.text(min_size=1, max_size=300))
 def test_whatever_is_accepted_adds_no_header_and_no_recipient(subject: str, name: str, text: str) -> None:
     try:
-        params = Sendmail(
-            server="mail/noc", to=[f"{name} <a@example.com>"], subject_line=subject, text=text, attachments=[]
-        )
+        params = Sendmail(server="mail/noc", to=[f"{name} <a@example.com>"], subject=subject, text=text, attachments=[])
     except ValueError:
         return
     data = compose(params, "noc@example.com", params.to, [], "key").as_bytes()
@@ -379,7 +377,7 @@ async def test_an_attachment_must_be_the_very_file_that_was_referred_to(
     [
         ({"text": None}, "needs text or html"),
         ({"to": [f"a{n}@example.com" for n in range(101)]}, "at most 100 recipients"),
-        ({"subject_line": ""}, "subject_line"),
+        ({"subject": ""}, "subject"),
         ({"to": ["not an address"]}, "to.0: 'not an address' is not a mail address"),
         ({"server": "slack/ops"}, "slack/ops"),
     ],

@@ -261,7 +261,7 @@ async def test_a_mistake_of_the_whole_repeats_no_header(call: Any) -> None:
 
 
 def test_the_ledger_sees_no_query() -> None:
-    assert Webhook(url="https://example.com/a?token=s3cret").subject() == "POST https://example.com/a"
+    assert Webhook(url="https://example.com/a?token=s3cret").about() == "POST https://example.com/a"
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
