@@ -11,7 +11,6 @@ from tasks.core.errors import InvalidParameters, NotFound, Refused
 from tasks.network.probe.dns_lookup import DnsLookup, DnsOutcome, RecordType, dns_lookup
 from tests.lab.dns_server import DnsServer
 
-
 FAST = ProbePolicy(host_packets_per_second=1000)
 
 
