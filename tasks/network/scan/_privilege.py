@@ -14,11 +14,15 @@ HOW_TO_GET_IT = (
 """The line that gives an account the one capability and nothing else."""
 
 
-def may_send_raw(program: str | None = None) -> bool:
+def may_send_raw(program: str | None = None, *, aware: bool = False) -> bool:
     """Whether `program`, started by this process, will have CAP_NET_RAW.
 
     What we have is not what a program gets: root passes on all that its bounding set holds, any other account only its ambient
     capabilities; a program with capabilities in its file (setcap) brings its own.
+
+    Args:
+        program: Its path.
+        aware: Whether the program raises permitted capabilities itself (libcap), so that its file need not make them effective.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -27,7 +31,7 @@ def may_send_raw(program: str | None = None) -> bool:
     bounding = _has(status, "CapBnd")
     if os.geteuid() == 0:
         return bounding and _has(status, "CapEff")
-    return _has(status, "CapAmb") or (bounding and program is not None and _file_has(program))
+    return _has(status, "CapAmb") or (bounding and program is not None and _file_has(program, aware))
 
 
 def _has(status: str, line: str) -> bool:
@@ -35,10 +39,10 @@ def _has(status: str, line: str) -> bool:
     return bool(match and int(match[1], 16) >> CAP_NET_RAW & 1)
 
 
-def _file_has(program: str) -> bool:
-    """Whether the file carries CAP_NET_RAW as permitted and effective: struct vfs_cap_data of <linux/capability.h>."""
+def _file_has(program: str, aware: bool) -> bool:
+    """Whether the file carries CAP_NET_RAW: struct vfs_cap_data of <linux/capability.h>."""
     try:
         magic, permitted = struct.unpack_from("<II", os.getxattr(program, "security.capability"))
     except (OSError, struct.error):
         return False
-    return bool(magic & 1 and permitted >> CAP_NET_RAW & 1)
+    return bool((aware or magic & 1) and permitted >> CAP_NET_RAW & 1)
