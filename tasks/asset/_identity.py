@@ -96,7 +96,7 @@ def _registered(prefix: str) -> str | None:
     if int(prefix[:2], 16) & 3:
         return None  # locally administered or group: the registry does not apply
     try:
-        return str(netaddr.OUI(prefix.replace(":", "-")).registration().org) or None
+        return str(netaddr.OUI(prefix.replace(":", "-")).registration()["org"]) or None
     except netaddr.NotRegisteredError:
         return None
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from tasks.asset._identity import parse_address
@@ -194,6 +195,7 @@ class ScanCoverage:
         return dataclasses.replace(self, confirmed_absent=self.confirmed_absent | frozenset(absent))
 
 
+@lru_cache(maxsize=4096)
 def check_ports(text: str | None) -> frozenset[int]:
     """Return the ports of a PortList; none for None and the empty text."""
     return frozenset(parse_ports(text)) if text else frozenset()

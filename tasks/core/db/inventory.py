@@ -354,8 +354,8 @@ class Writes:
     missed_services: list[int] = field(default_factory=list)
     closed_services: list[int] = field(default_factory=list)
     owners: list[dict[str, Any]] = field(default_factory=list)
-    confirmed_owners: dict[tuple[int, frozenset[str]], list[int]] = field(default_factory=dict)
-    """Assets whose fields were seen again as they are, by rank and fields."""
+    confirmed_owners: dict[tuple[int, str, frozenset[str]], list[int]] = field(default_factory=dict)
+    """Assets whose fields were seen again as they are, by rank, source and fields."""
     candidates: list[dict[str, Any]] = field(default_factory=list)
     resolved_candidates: list[dict[str, Any]] = field(default_factory=list)
     conflicts: list[dict[str, Any]] = field(default_factory=list)
@@ -385,8 +385,8 @@ def apply(connection: Connection, site_id: int, run_id: str, now: datetime, writ
     bulk.ids(_MISSED_SERVICES, writes.missed_services)
     bulk.ids(_CLOSED_SERVICES, writes.closed_services)
     bulk.rows(_OWNER, writes.owners)
-    for (rank, fields), ids in writes.confirmed_owners.items():
-        bulk.ids(_CONFIRMED_OWNERS, ids, rank=rank, fields=sorted(fields))
+    for (rank, source, fields), ids in writes.confirmed_owners.items():
+        bulk.ids(_CONFIRMED_OWNERS, ids, rank=rank, source=source, fields=sorted(fields))
     bulk.rows(_CANDIDATE, writes.candidates)
     bulk.rows(_RESOLVED_CANDIDATE, writes.resolved_candidates)
     bulk.rows(_CONFLICT, writes.conflicts)
@@ -507,10 +507,12 @@ SELECT asset_id, field, source, rank, :run, at {_FROM} (asset_id bigint, field t
 ON CONFLICT (asset_id, field) DO UPDATE SET source = excluded.source, rank = excluded.rank, run_id = excluded.run_id,
     observed_at = excluded.observed_at
 """
-# Twice a day is often enough to know which of two sources is the newer one, and spares a scan 50,000 rows.
+# Twice a day is often enough to know which of two sources is the newer one, and spares a scan 50,000 rows. A better source that
+# says the same takes the field over.
 _CONFIRMED_OWNERS = """
-UPDATE asset_field_source SET observed_at = :now
-WHERE asset_id = ANY(:ids) AND field = ANY(:fields) AND rank = :rank AND observed_at < :now - interval '12 hours'
+UPDATE asset_field_source SET observed_at = :now, rank = :rank, source = :source, run_id = :run
+WHERE asset_id = ANY(:ids) AND field = ANY(:fields)
+    AND (rank < :rank OR (rank = :rank AND observed_at < CAST(:now AS timestamptz) - interval '12 hours'))
 """
 _CANDIDATE = f"""
 INSERT INTO candidate (site_id, kind, key, ip, mac, reason, evidence, first_seen, last_seen)
