@@ -261,7 +261,7 @@ def _judge(job: _Job, argv: tuple[str, ...], ok: Collection[int], timeout: float
     elif reason == "exit" and completed.returncode in ok:
         message = f"{name} finished, but not all it started could be ended."
     elif reason == "exit":
-        message = f"{name} {describe_exit(completed.returncode)}{_cause(completed.returncode, job.order['limits'])}"
+        message = f"{name} {describe_exit(completed.returncode)}{_cause(completed.returncode, job.order['limits'], report['cpu_seconds'])}"
         words = last_words(completed.stderr)
         message += f": {words}" if words else "."
     elif reason == "stopped":
@@ -274,10 +274,12 @@ def _judge(job: _Job, argv: tuple[str, ...], ok: Collection[int], timeout: float
     raise failed
 
 
-def _cause(returncode: int, limits: Mapping[str, Any]) -> str:
+def _cause(returncode: int, limits: Mapping[str, Any], cpu_seconds: float) -> str:
     """Name the limit behind a signal, where one explains it."""
-    if returncode == -signal.SIGXCPU or (returncode == -signal.SIGKILL and limits["cpu_seconds"]):
-        return f" (allowed: {limits['cpu_seconds']} s of CPU time)"
+    allowed = limits["cpu_seconds"]
+    # A program deaf to SIGXCPU gets SIGKILL a second later.
+    if returncode == -signal.SIGXCPU or (returncode == -signal.SIGKILL and allowed and cpu_seconds >= allowed):
+        return f" (allowed: {allowed} s of CPU time)"
     if returncode == -signal.SIGXFSZ:
         return f" (allowed: files of {limits['file_size_bytes']} bytes)"
     if returncode == -signal.SIGKILL:

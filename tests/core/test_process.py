@@ -343,6 +343,37 @@ async def test_a_setcap_program_of_another_account_does_not_survive(how: str, ma
     await assert_gone(marker)
 
 
+@root_only
+async def test_what_gave_up_our_account_is_named_and_stays_on_the_lead_until_it_goes(marker: str) -> None:
+    # As sudo does: real, effective and saved user become root's, whom an ordinary account cannot signal.
+    python = Path(f"/tmp/{marker}")
+    shutil.copy(Path(sys.executable).resolve(), python)
+    python.chmod(0o4755)
+    try:
+        change = "import os, time; os.setgid(0); os.setuid(0); time.sleep(9)"
+        script = (
+            "import asyncio, sys\nfrom tasks.core.process import run_command\n"
+            "asyncio.run(run_command(sys.argv[2:], timeout=1, grace=0.5, env={'PYTHONHOME': sys.argv[1]}))"
+        )
+        prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search"]
+        prefix += ["--ambient-caps=+dac_read_search", sys.executable, "-c", script, sys.base_prefix]
+        caller = subprocess.Popen(
+            [*prefix, str(python), "-I", "-S", "-c", change], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        _, errors = await asyncio.to_thread(caller.communicate, timeout=20)
+        left = alive(marker)
+        (survivor,) = [pid for pid in left if parent_of(pid) in left]
+        assert f"Could not be ended and still run: {survivor} (marker-" in errors
+        assert len(left) == 2, "the survivor and its supervisor"
+        await until(lambda: not alive(marker), 10)
+    finally:
+        python.unlink()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
@@ -481,8 +512,7 @@ async def test_a_killed_supervisor_takes_its_program_along_and_is_reported(marke
     task = asyncio.create_task(run_command(["sh", "-c", f"while :; do sleep 1; done; : {marker}"], timeout=60))
     await until(lambda: len(alive(marker)) == 1, 10)
     (program,) = alive(marker)
-    parent = int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(parent, signal.SIGKILL)
+    os.kill(parent_of(program), signal.SIGKILL)
     with pytest.raises(CommandFailed, match="supervisor was killed"):
         await task
     await until(lambda: not alive(marker), 2)
@@ -499,6 +529,14 @@ def test_the_last_words_are_one_printable_line() -> None:
 async def test_cpu_time_is_limited() -> None:
     with pytest.raises(CommandFailed, match=r"SIGXCPU \(allowed: 1 s of CPU time\)"):
         await run_command(["sh", "-c", "while :; do :; done"], timeout=20, limits=Limits(cpu_seconds=1))
+
+
+async def test_a_kill_is_blamed_on_the_limit_only_when_the_time_was_used() -> None:
+    deaf = ["sh", "-c", "trap '' XCPU; while :; do :; done"]
+    with pytest.raises(CommandFailed, match=r"SIGKILL \(allowed: 1 s of CPU time\)"):
+        await run_command(deaf, timeout=20, limits=Limits(cpu_seconds=1))
+    with pytest.raises(CommandFailed, match=r"SIGKILL \(perhaps the machine ran out of memory\)"):
+        await run_command(["sh", "-c", "kill -KILL $$"], timeout=20, limits=Limits(cpu_seconds=1))
 
 
 async def test_memory_is_limited() -> None:

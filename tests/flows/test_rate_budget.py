@@ -311,49 +311,81 @@ async def test_two_processes_never_hold_more_than_the_budget(site: str, prefect_
     assert (await budget_status(site)).held == 0
 
 
-@pytest.fixture
-def full_server(tmp_path: Path) -> Iterator[str]:
-    """A whole Prefect server, with the service that frees the slots of expired leases."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "PREFECT_HOME": str(tmp_path),
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path}/prefect.db",
-        "DO_NOT_TRACK": "1",
-    }
-    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    server = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+class FullServer:
+    """A whole Prefect server, with the service that frees the slots of expired leases, and leases on disk as `signalbox up` has them."""
+
+    def __init__(self, home: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
+            "DO_NOT_TRACK": "1",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*argv, "--no-ui"], env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         until = time.monotonic() + 90
         while True:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success:
-                    break
-            assert time.monotonic() < until and server.poll() is None, "the Prefect server did not start"
+                if httpx.get(f"{self.url}/health", timeout=2, trust_env=False).is_success:
+                    return
+            assert time.monotonic() < until and self.process.poll() is None, "the Prefect server did not start"
             time.sleep(0.5)
-        yield url
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@pytest.fixture
+def full_server(tmp_path: Path) -> Iterator[FullServer]:
+    server = FullServer(tmp_path)
+    try:
+        server.start()
+        yield server
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.stop()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_killed_holder_frees_its_slots_within_a_minute_and_a_half(full_server: str) -> None:
-    with temporary_settings({PREFECT_API_URL: full_server}):
+async def test_a_share_survives_a_restart_of_the_server_and_is_given_back(full_server: FullServer) -> None:
+    with temporary_settings({PREFECT_API_URL: full_server.url}):
+        await ensure_budget("default", 100)
+        async with hold("default", 60, 60, wait=5) as share:
+            assert share is not None
+            await asyncio.to_thread(full_server.stop)
+            await asyncio.to_thread(full_server.start)
+            await asyncio.sleep(rate.RENEW_SECONDS + 3)
+            assert not share.lost.is_set()
+            assert (await budget_status("default")).held == 60
+        assert (await budget_status("default")).held == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_killed_holder_frees_its_slots_within_a_minute_and_a_half(full_server: FullServer) -> None:
+    with temporary_settings({PREFECT_API_URL: full_server.url}):
         await ensure_budget("default", 100)
         keeper = subprocess.Popen(
             [sys.executable, "-c", KEEPER, "default"],
             cwd=ROOT,
-            env={**os.environ, "PREFECT_API_URL": full_server},
+            env={**os.environ, "PREFECT_API_URL": full_server.url},
             stdout=subprocess.PIPE,
             text=True,
         )
