@@ -100,11 +100,7 @@ class CaptureStore(Block):
             FileExistsError: Another run committed a file of this name meanwhile; `path` is kept.
             OSError: With errno EDQUOT when the store is over its quota; `path` is kept.
         """
-        try:
-            _, *parts = path.relative_to(self.folder / _INCOMING).parts
-        except ValueError:
-            raise ValueError("commit() takes a path that new() gave") from None
-        name = "/".join(parts)
+        name = self._name_of(path)
         final = self.path(name)
         # O_NOFOLLOW: what a tool left there must be a file, not a link to one outside the store.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -126,8 +122,7 @@ class CaptureStore(Block):
 
     def discard(self, path: Path) -> None:
         """Give up a path from `new()`; nothing remains of it."""
-        if (self.folder / _INCOMING) not in path.parents:
-            raise ValueError("discard() takes a path that new() gave")
+        self._name_of(path)
         path.unlink(missing_ok=True)
         for folder in path.parents:
             if folder.name == _INCOMING and folder.parent == self.folder:
@@ -200,6 +195,17 @@ class CaptureStore(Block):
             if status.st_mtime < now - _ABANDONED_AFTER:
                 self.discard(path)
         return removed
+
+    def _name_of(self, path: Path) -> str:
+        """The name that a path from `new()` was given for."""
+        try:
+            token, *parts = path.relative_to(self.folder / _INCOMING).parts
+        except ValueError:
+            token, parts = "", []
+        name = "/".join(parts)
+        if not re.fullmatch(r"[0-9a-f]{16}", token) or not _NAME.fullmatch(name):
+            raise ValueError("this is not a path that new() gave")
+        return name
 
     def _check_room(self, expected_bytes: int) -> None:
         usage = self.usage()

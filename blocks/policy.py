@@ -13,7 +13,7 @@ _WIDEST_IPV4 = 8
 _WIDEST_IPV6 = 16
 _WIDE_PRIVATE_IPV6 = (ipaddress.IPv6Network("fc00::/7"), ipaddress.IPv6Network("fe80::/10"))
 _NEVER_ALLOWED = tuple(
-    ipaddress.ip_network(text) for text in ("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "ff00::/8")
+    ipaddress.ip_network(text) for text in ("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/128", "ff00::/8")
 )
 
 NEVER_PORTS = ["102", "502", "515", "2404", "6101", "9100-9116", "20000", "34962-34964", "44818", "47808"]

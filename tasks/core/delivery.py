@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from blocks.policy import ProbePolicy
 
 _MAX_URL = 8192
+_AUTHORITY = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
+_HOST = re.compile(rb"[A-Za-z0-9._-]{1,254}|[0-9A-Fa-f:.]+")
 _PORTS = {"http": 80, "https": 443}
 
 _NOT_PUBLIC = AddressSet(
@@ -123,10 +125,13 @@ def _parse(url: str) -> httpx.URL:
         raise InvalidParameters("url: cannot be read as a URL.", hint=hint) from None
     if parsed.scheme not in _PORTS:
         raise InvalidParameters("url: must begin with http:// or https://.", hint=hint)
-    if parsed.userinfo or "@" in url.split("/", 3)[2]:
-        raise InvalidParameters("url: must not hold a user name or password.", hint="Put the endpoint into a block.")
-    if not parsed.raw_host or b"%" in parsed.raw_host:
+    authority = _AUTHORITY.match(url)
+    if authority is None or not parsed.raw_host:
         raise InvalidParameters("url: names no host.", hint=hint)
+    if parsed.userinfo or "@" in authority[1]:
+        raise InvalidParameters("url: must not hold a user name or password.", hint="Put the endpoint into a block.")
+    if not _HOST.fullmatch(parsed.raw_host):
+        raise InvalidParameters("url: its host is neither a name nor an address.", hint=hint)
     if parsed.port is not None and not 1 <= parsed.port <= 65535:
         raise InvalidParameters(f"url: {parsed.port} is not a port.", hint=hint)
     return parsed

@@ -5,7 +5,8 @@ site's policy and hands back pinned addresses, so that a name which resolves dif
 `admit_delivery` looks at URLs that came as parameters: public addresses only, unless the policy names the others.
 
 An address is checked as everything it may reach: `::ffff:10.0.0.5` is 10.0.0.5; a NAT64, 6to4 or Teredo address must
-pass itself *and* as the IPv4 address it carries.
+pass itself *and* as the IPv4 address it carries. (A NAT64 prefix out of an organisation's own IPv6 range cannot be told
+from other addresses: who allows one excludes in it what must not be reached through it.)
 """
 
 from __future__ import annotations
@@ -270,8 +271,8 @@ class _Rules:
                     self._check_host(asked, network, problems, used)
                     hosts.append(network)
                 else:
-                    self._check_prefix(network, problems, used)
-                    prefixes.append(network)
+                    if self._check_prefix(network, problems, used):
+                        prefixes.append(network)
             if len(networks) == 1 and not is_single(networks[0]):
                 granted.append(Granted(asked, (), str(networks[0])))
             else:
@@ -305,41 +306,43 @@ class _Rules:
             else:
                 used[rule] = None
 
-    def _check_prefix(self, network: Network, problems: _Problems, used: dict[Network, None]) -> None:
+    def _check_prefix(self, network: Network, problems: _Problems, used: dict[Network, None]) -> bool:
+        """Note what is wrong with a prefix; return whether its addresses can be counted at all."""
         if network.version == 6:
             if network.num_addresses > MAX_IPV6_PREFIX:
                 problems.add(
                     f"{network} has more than {MAX_IPV6_PREFIX:,} addresses; "
                     "of IPv6, prefixes of /116 and longer and single hosts can be probed"
                 )
-                return
+                return False
             if may_embed_ipv4(network):
                 problems.add(f"{network} holds addresses that stand for IPv4 hosts; name those by their IPv4 addresses")
-                return
+                return False
         elif network.prefixlen < WIDEST_IPV4:
             problems.add(
                 f"{network} is wider than /{WIDEST_IPV4}: nobody's network is that large; name the networks you run"
             )
-            return
+            return False
         what = _NO_HOST.find(network) or _NO_HOST.find(network[-1])
         if what is not None:
             problems.add(f"{network} holds {what}, which no host has")
-            return
+            return False
         missing = AddressSet([network]) - self.allowed
         if missing:
             problems.add_missing(str(network), missing.networks(), part=missing.count() < network.num_addresses)
-            return
+            return True
         if self.excluded.covers(network):
             exclusion = self.exclude.find(network)
             if exclusion is None:  # several exclusions cover it together
                 exclusion = next(entry for excluded, entry in self.exclusions if _overlap(excluded, network))
             problems.add_excluded(f"all of {network}", exclusion.target, exclusion.reason)
-            return
+            return True
         rule = self.allow.find(network)
         for entry in (
             [rule] if rule is not None else [entry for entry in self.allow_entries if _overlap(entry, network)]
         ):
             used[entry] = None
+        return True
 
     def _reasons(self, excluded: AddressSet) -> tuple[str, ...]:
         if not excluded:

@@ -119,6 +119,11 @@ async def test_the_default_policy_refuses_everything_but_loopback():
     assert "signalbox policy allow 192.168.1.7/32" in said
 
 
+async def test_everything_at_once_is_refused_without_a_command_that_would_allow_it():
+    for target in ("0.0.0.0/0", "::/0", "::ffff:0:0/96"):
+        assert "signalbox policy" not in await refusal(target)
+
+
 async def test_an_empty_policy_refuses_loopback_too():
     said = await refusal("127.0.0.1", policy=ProbePolicy(allow=[]))
     assert "allows nothing" in said
@@ -411,6 +416,11 @@ async def test_a_public_url_is_pinned_to_the_address_that_was_checked():
     assert "secret" not in repr(pinned)
 
 
+async def test_an_at_sign_behind_the_host_is_no_user_name():
+    pinned = await admit_delivery("https://hooks.example.com?to=noc@example.com", ProbePolicy(), resolve=PUBLIC)
+    assert pinned.host == "hooks.example.com"
+
+
 async def test_a_port_and_an_ipv6_literal_are_kept():
     pinned = await admit_delivery("http://[2606:2800:220:1:248:1893:25c8:1946]:8080/x", ProbePolicy())
     assert pinned.port == 8080 and pinned.host_header == "[2606:2800:220:1:248:1893:25c8:1946]:8080"
@@ -474,6 +484,7 @@ async def test_a_url_does_not_print_on_a_printer():
         "https:///x", "https://user@hooks.example.com/", "https://user:pw@hooks.example.com/", "https://@hooks.example.com/",
         "https://hooks.example.com\\@evil.example/", "https://hooks.example.com /", "https://hooks.example.com/\r\nHost: x",
         "https://hooks.example.com:0/", "https://hooks.example.com:99999/", "https://hooks.example.com:x/", "https://[::1",
+        "http:10.0.0.1", "http://1.1.1.1;10.0.0.1/",
         "https://[fe80::1%25eth0]/", "https://[1.2.3.4]/", "https://exa%6dple.com/", "https://" + "a" * 9000,
     ],
 )  # fmt: skip

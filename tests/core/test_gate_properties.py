@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from blocks.policy import ProbePolicy
 from tasks.core.cidr import AddressSet, PrefixTable, canonical, embedded_ipv4
 from tasks.core.errors import ToolError
-from tasks.core.gate import Grant, admit, normalise_targets, readmit
+from tasks.core.gate import Grant, admit, admit_delivery, normalise_targets, readmit
 from tasks.core.models import Scope
 
 # A small world, so that prefixes, hosts and exclusions meet: 10.0.0.0/22 and 2001:db8::/118 hold 1,024 addresses each.
@@ -195,6 +195,45 @@ def test_merged_targets_are_the_same_addresses_and_hold_no_overlap(asked):
     merged = [ipaddress.ip_network(target) for target in normalise_targets(map(str, asked)).targets]
     assert {a for network in merged for a in network} == {a for network in asked for a in network}
     assert sum(network.num_addresses for network in merged) == len({a for network in asked for a in network})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=20), st.text("0123456789abcdef.:/%-x", max_size=20)), max_size=3))
+def test_no_text_whatever_breaks_the_probe_door(asked):
+    async def resolve(name: str) -> list[str]:
+        return ["10.0.0.1"]
+
+    try:
+        grant = asyncio.run(admit(Scope(targets=tuple(asked)), ProbePolicy(allow=["10.0.0.0/8"]), resolve=resolve))
+    except ToolError:
+        return
+    assert all(ipaddress.ip_address(address) in ipaddress.ip_network("10.0.0.0/8") for address in grant.addresses)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(["http:", "http://", "https://", "HTTP://a@", "http:///", "https://["]),
+            st.text("0127.:[]%@x/?#\\af;- ", max_size=20),
+            st.sampled_from(["", "/", "/x", "?@", "#@1.1.1.1", ":80", "]"]),
+        ),
+    )
+)
+def test_no_text_whatever_breaks_the_delivery_door_or_leads_inside(url):
+    async def resolve(name: str) -> list[str]:
+        return ["93.184.216.34"]
+
+    try:
+        pinned = asyncio.run(admit_delivery(url, ProbePolicy(), resolve=resolve))
+    except ToolError:
+        return
+    # Python's own opinion, on the forms that every Python version agrees about.
+    address = ipaddress.ip_address(pinned.address)
+    assert not (address.is_private or address.is_loopback or address.is_link_local or address.is_multicast)
+    assert address != ipaddress.ip_address("0.0.0.0")
 
 
 @given(st.integers(0, (1 << 128) - 1))
