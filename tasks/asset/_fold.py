@@ -21,6 +21,7 @@ from tasks.asset._identity import (
     choose_name,
     classify_mac,
     clean_name,
+    clean_serial,
     is_host_local,
     is_no_host,
     oui_vendor,
@@ -336,7 +337,7 @@ def _claim(host: Host, observation: ObservedHost) -> None:
     said: dict[str, Any] = {
         name: getattr(observation, name) for name in OBSERVED_FIELDS if name not in ("hostname", "serial")
     }
-    if serial_key("-", observation.serial):
+    if clean_serial(observation.serial):
         said["serial"] = (observation.serial or "").strip()
     for name, value in said.items():
         text = str(value).strip() if value else ""

@@ -116,10 +116,26 @@ def mac_strength(mac: str, *, first_hand: bool) -> Strength | None:
 
 # --- serials, chassis, keys ------------------------------------------------------------------------------------------
 
+# As they are without blanks and punctuation; SMBIOS tables are full of them.
 _JUNK = frozenset(
-    """none null nil n/a na unknown unspecified undefined default empty notavailable notspecified notapplicable
-    tobefilledbyoem defaultstring systemserialnumber chassisserialnumber serialnumber serial baseboardserialnumber
-    0123456789 123456789 1234567890 12345678 1234567 0123456789abcdef invalid oem test xxxxxxxx""".split()
+    (
+        "none",
+        "null",
+        "nil",
+        "n/a",
+        "na",
+        "unknown",
+        "unspecified",
+        "undefined",
+        "default",
+        "empty",
+        "invalid",
+        "oem",
+        "test",
+    )
+    + ("notavailable", "notspecified", "notapplicable", "tobefilledbyoem", "defaultstring", "serial", "serialnumber")
+    + ("systemserialnumber", "chassisserialnumber", "baseboardserialnumber", "0123456789", "123456789", "1234567890")
+    + ("12345678", "1234567", "0123456789abcdef")
 )
 
 
@@ -149,7 +165,23 @@ def clean_vendor(vendor: str | None) -> str:
     return (kept or words or [""])[0]
 
 
-_COMPANY_WORDS = frozenset("inc ltd llc ab ag gmbh co corp corporation company the systems communications technologies".split())
+_COMPANY_WORDS = frozenset(
+    (
+        "inc",
+        "ltd",
+        "llc",
+        "ab",
+        "ag",
+        "gmbh",
+        "co",
+        "corp",
+        "corporation",
+        "company",
+        "the",
+        "systems",
+        "communications",
+    )
+)
 
 
 def serial_key(vendor: str | None, serial: str | None) -> str | None:

@@ -159,7 +159,9 @@ class Matcher:
         if host.pinned in self._known.assets and host.pinned is not None:
             hits[host.pinned] = "pinned"
         for kind, value in match_keys(host):
-            owners = [row for row in self._known.owners_of_key.get((kind, value), ()) if row.asset_id in self._known.assets]
+            owners = [
+                row for row in self._known.owners_of_key.get((kind, value), ()) if row.asset_id in self._known.assets
+            ]
             if kind == Kind.MAC:
                 shared = host.shared_mac or len(owners) > 1
                 if shared:
@@ -199,11 +201,13 @@ class Matcher:
             return False
         return self._accounts_for(host, other) and self._accounts_for(host, kept)
 
-    def _identities(self, asset_id: int, kind: str) -> set[str]:
+    def _identities(self, asset_id: int, kind: str, *, strong: bool = False) -> set[str]:
         return {
             row.value
             for row in self._known.identifiers.get(asset_id, ())
-            if row.kind == kind and row.active and (row.strength == Strength.STRONG or kind == Kind.MAC)
+            if row.kind == kind
+            and row.active
+            and (row.strength == Strength.STRONG or (kind == Kind.MAC and not strong))
         }
 
     def _contradicts(self, host: Host, asset_id: int) -> bool:
@@ -226,7 +230,9 @@ class Matcher:
         return any(address in held for address in addresses)
 
     def _assign(self, asset_id: int, host: Host) -> None:
-        if any(address not in {row.ip for row in self._known.addresses.get(asset_id, ())} for address in host.addresses):
+        if any(
+            address not in {row.ip for row in self._known.addresses.get(asset_id, ())} for address in host.addresses
+        ):
             self._moved.add(asset_id)
         first = self._result.assets.setdefault(asset_id, host)
         if first is not host:
@@ -269,7 +275,9 @@ class Matcher:
             self._conflict(host, hits)
             return True
         for other in others:
-            self._result.merges.append(Merge(kept, other, "one payload of the device accounts for every address of both"))
+            self._result.merges.append(
+                Merge(kept, other, "one payload of the device accounts for every address of both")
+            )
         self._assign(kept, host)
         return True
 
@@ -288,7 +296,7 @@ class Matcher:
             if mac not in known_macs and row.mac is not None and mac != row.mac:
                 if asset.ephemeral or host.proxied:
                     return False
-                if mac_strength(row.mac, first_hand=True) is Strength.STRONG and row.mac in known_macs:
+                if row.mac in self._identities(asset_id, Kind.MAC, strong=True):
                     return False
         rules = self._book.rules(address, ephemeral=asset.ephemeral)
         if self._now - row.last_seen <= timedelta(hours=rules.lease_hours):
@@ -308,7 +316,9 @@ class Matcher:
                     self._glimpse(row.asset_id, host)
                     return
         for mac in host.told_macs:
-            owners = {row.asset_id for row in self._known.owners_of_key.get((Kind.MAC, mac), ())} & self._known.assets.keys()
+            owners = {
+                row.asset_id for row in self._known.owners_of_key.get((Kind.MAC, mac), ())
+            } & self._known.assets.keys()
             if len(owners) == 1:
                 self._glimpse(owners.pop(), host)
                 return
@@ -346,7 +356,11 @@ class Matcher:
             return None
         mac = next(iter(host.macs), "")
         if host.shared_mac and not names and not (host.owns_mac and not self._known.owners_of_key.get((Kind.MAC, mac))):
-            return "shared_mac", f"{mac} {address}", f"answers with {mac}, as another address does, and shows nothing of its own"
+            return (
+                "shared_mac",
+                f"{mac} {address}",
+                f"answers with {mac}, as another address does, and shows nothing of its own",
+            )
         kinds = {classify_mac(mac) for mac in host.macs}
         if not kinds and not names:
             return "icmp_only", address, "answered, but showed no MAC, no open port and no name"
@@ -381,7 +395,9 @@ class Matcher:
                     "side": f"asset {asset_id}",
                     "matched_by": str(hits[asset_id]),
                     "hostname": asset.hostname,
-                    "addresses": sorted(row.ip for row in self._known.addresses.get(asset_id, ()) if row.state == "held"),
+                    "addresses": sorted(
+                        row.ip for row in self._known.addresses.get(asset_id, ()) if row.state == "held"
+                    ),
                     "identifiers": sorted(
                         f"{row.kind} {row.value}" for row in self._known.identifiers.get(asset_id, ()) if row.active
                     ),
@@ -411,7 +427,11 @@ class Matcher:
                     owners.append(row.asset_id)
         self._result.held_back.update(owners)
         evidence = [
-            {"side": observation.mac or "no MAC", "method": observation.method, "seen_at": observation.seen_at.isoformat()}
+            {
+                "side": observation.mac or "no MAC",
+                "method": observation.method,
+                "seen_at": observation.seen_at.isoformat(),
+            }
             | ({"evidence": observation.evidence.model_dump()} if observation.evidence else {})
             | observation.payload()
             for observation in duplicate.observations

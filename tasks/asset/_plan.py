@@ -148,7 +148,7 @@ class Planner:
             del claims["hostname"]
         values = {key: claims[key].value if key in claims else None for key in OBSERVED_FIELDS}
         metadata = {key.partition(".")[2]: claim.value for key, claim in claims.items() if key.startswith("metadata.")}
-        mac = self._own_mac(host, host.address)
+        mac = self._own_mac(asset_id, host, host.address)
         asked = ports_asked(host, {})
         seen = host.seen_at
         self._plan.new.add(asset_id)
@@ -172,7 +172,9 @@ class Planner:
         for kind, value in self._candidate_keys(host):
             if (kind, value) in self._in.known_candidates:
                 self._writes.resolved_candidates.append({"asset_id": asset_id, "kind": kind, "key": value})
-        after: dict[str, Any] = {key: value for key, value in (*values.items(), ("ip", row["primary_ip"]), ("mac", mac)) if value}
+        after: dict[str, Any] = {
+            key: value for key, value in (*values.items(), ("ip", row["primary_ip"]), ("mac", mac)) if value
+        }
         if host.services:
             after["services"] = [f"{protocol}/{port}" for _, protocol, port in sorted(host.services)]
         if ephemeral:
@@ -180,7 +182,9 @@ class Planner:
         formerly = {self._in.former[key] for key in match_keys(host) if key in self._in.former}
         if formerly:
             after["formerly"] = max(formerly)
-        self._tell(EventKind.NEW, asset_id, host.label, ip=host.address, after=after, quiet=ephemeral, at=host.all_addresses)
+        self._tell(
+            EventKind.NEW, asset_id, host.label, ip=host.address, after=after, quiet=ephemeral, at=host.all_addresses
+        )
 
     def _is_ephemeral(self, host: Host) -> bool:
         kinds = {classify_mac(mac) for mac in host.macs}
@@ -200,7 +204,12 @@ class Planner:
 
     def _same_name(self, asset_id: int, name: str, host: Host) -> None:
         sides: list[dict[str, Any]] = [
-            {"side": "observed", "addresses": _in_order(host.all_addresses), "macs": host.macs, "names": list(host.names)},
+            {
+                "side": "observed",
+                "addresses": _in_order(host.all_addresses),
+                "macs": host.macs,
+                "names": list(host.names),
+            },
             {"side": f"asset {asset_id}", "hostname": name},
         ]
         self._in.matched.conflicts.append(
@@ -225,11 +234,13 @@ class Planner:
         for mac in host.macs:
             yield "random_mac", mac
 
-    def _own_mac(self, host: Host, address: str | None) -> str | None:
+    def _own_mac(self, asset_id: int, host: Host, address: str | None) -> str | None:
         """Return the MAC that is this host's own at an address: none when a proxy answered or it is its machine's."""
-        if host.proxied or (host.shared_mac and not host.owns_mac) or address is None:
+        mac = host.addresses.get(address) if address is not None else None
+        if mac is None or host.proxied or (host.shared_mac and not host.owns_mac):
             return None
-        return host.addresses.get(address)
+        owners = self._in.known.owners_of_key.get((Kind.MAC, mac), ())
+        return None if any(row.asset_id != asset_id and row.strength == Strength.STRONG for row in owners) else mac
 
     # --- a known asset ---
 
@@ -244,7 +255,14 @@ class Planner:
             self._services(change, host, moves)
         self._fields(change, host)
         if change.learned:
-            self._tell(EventKind.LEARNED, asset.id, change.subject, ip=change.values["primary_ip"], after=change.learned, quiet=True)
+            self._tell(
+                EventKind.LEARNED,
+                asset.id,
+                change.subject,
+                ip=change.values["primary_ip"],
+                after=change.learned,
+                quiet=True,
+            )
         if change.differs:
             self._writes.asset_fields.append(change.row())
 
@@ -254,15 +272,33 @@ class Planner:
             pass
         elif asset.status in LADDER:
             change.values["status"] = Status.ACTIVE
-            self._tell(EventKind.RETURNED, asset.id, change.subject, ip=host.address, before=asset.status, after="active", quiet=asset.ephemeral)
+            self._tell(
+                EventKind.RETURNED,
+                asset.id,
+                change.subject,
+                ip=host.address,
+                before=asset.status,
+                after="active",
+                quiet=asset.ephemeral,
+            )
             if asset.status == Status.ARCHIVED and asset.hostname:
                 holder = self._names.setdefault(asset.hostname.lower(), asset.id)
                 if holder != asset.id:  # another has the name now
                     change.values["hostname"] = None
-                    self._tell(EventKind.HOSTNAME_CHANGED, asset.id, change.subject, field="hostname", before=asset.hostname)
+                    self._tell(
+                        EventKind.HOSTNAME_CHANGED, asset.id, change.subject, field="hostname", before=asset.hostname
+                    )
         elif asset.status == Status.PLANNED and not self._locked(asset.id, "status"):
             change.values["status"] = Status.ACTIVE
-            self._tell(EventKind.STATUS_CHANGED, asset.id, change.subject, ip=host.address, field="status", before="planned", after="active")
+            self._tell(
+                EventKind.STATUS_CHANGED,
+                asset.id,
+                change.subject,
+                ip=host.address,
+                field="status",
+                before="planned",
+                after="active",
+            )
         if asset.ephemeral and not self._is_ephemeral(host) and (host.services or host.keys):
             change.values["ephemeral"] = False  # it showed more than a random MAC
 
@@ -271,16 +307,20 @@ class Planner:
         asset = change.asset
         rows = {row.ip: row for row in self._in.known.addresses.get(asset.id, ()) if row.kind == "host"}
         held = {ip: row for ip, row in rows.items() if row.state == "held"}
-        gained = [
-            ip for ip in _in_order(host.all_addresses) if ip not in held and self._taken.get(ip) == asset.id
-        ]
+        gained = [ip for ip in _in_order(host.all_addresses) if ip not in held and self._taken.get(ip) == asset.id]
         answered_anew = [ip for ip in gained if ip in host.addresses]
         left: list[str] = []
         for ip, row in rows.items():
             if ip in host.all_addresses and self._taken.get(ip) == asset.id:
                 if row.state == "held":
                     self._writes.seen_addresses.append(
-                        {"id": row.id, "at": host.seen_at, "mac": host.addresses.get(ip), "method": _method(host, ip), "answered_by": None}
+                        {
+                            "id": row.id,
+                            "at": host.seen_at,
+                            "mac": host.addresses.get(ip),
+                            "method": _method(host, ip),
+                            "answered_by": None,
+                        }
                     )
                 continue
             if row.state == "lost" or self._taken.get(ip) not in (None, asset.id):
@@ -329,7 +369,9 @@ class Planner:
             return []
         if row.ip in self._in.scope.coverage.confirmed_absent:
             return [row.ip]
-        self._plan.absent.append(AbsentAsset(asset_id=change.asset.id, subject=change.subject, addresses=(row.ip,), method=row.method))
+        self._plan.absent.append(
+            AbsentAsset(asset_id=change.asset.id, subject=change.subject, addresses=(row.ip,), method=row.method)
+        )
         return []
 
     def _primary(self, change: _Change, host: Host, held: list[str]) -> None:
@@ -339,7 +381,7 @@ class Planner:
         if held and primary not in held and not self._locked(asset.id, "primary_ip"):
             primary = next((ip for ip in held if ip in host.addresses), held[0])
             change.values["primary_ip"] = primary
-        mac = self._own_mac(host, primary)
+        mac = self._own_mac(asset.id, host, primary)
         if mac is None or mac == asset.mac or self._locked(asset.id, "mac"):
             return
         change.values["mac"] = mac
@@ -347,7 +389,16 @@ class Planner:
             change.learned["mac"] = mac
             return
         quiet = change.values["ephemeral"]
-        self._tell(EventKind.MAC_CHANGED, asset.id, change.subject, ip=primary, field="mac", before=asset.mac, after=mac, quiet=quiet)
+        self._tell(
+            EventKind.MAC_CHANGED,
+            asset.id,
+            change.subject,
+            ip=primary,
+            field="mac",
+            before=asset.mac,
+            after=mac,
+            quiet=quiet,
+        )
         if primary == asset.primary_ip and asset.mac not in host.macs:
             # The card was exchanged: wherever the old one turns up next, it is not this asset.
             self._writes.dropped_identifiers += [
@@ -373,7 +424,8 @@ class Planner:
                     own = not host.shared_mac or host.owns_mac
                     wanted.append((Kind.MAC, mac, strength if own else Strength.WEAK))
         wanted += [(Kind.HOSTNAME, name, Strength.WEAK) for name in host.names if not is_default_name(name)]
-        for kind, value, strength in wanted:
+        for kind, value, worth in wanted:
+            strength = worth
             row = rows.get((kind, value))
             if row is not None and row.active and (row.strength == strength or row.strength == Strength.STRONG):
                 self._writes.seen_identifiers.append(row.id)
@@ -388,7 +440,14 @@ class Planner:
                 else:
                     self._writes.dropped_identifiers += [r.id for r in others]
             self._writes.identifiers.append(
-                {"asset_id": asset_id, "kind": kind, "value": value, "strength": strength, "source": method, "at": host.seen_at}
+                {
+                    "asset_id": asset_id,
+                    "kind": kind,
+                    "value": value,
+                    "strength": strength,
+                    "source": method,
+                    "at": host.seen_at,
+                }
             )
 
     def _services(self, change: _Change, host: Host, moves: Mapping[str, str]) -> None:
@@ -432,7 +491,9 @@ class Planner:
                 change.learned[key] = claim.value
             else:
                 kind = EventKind(f"{whole}_changed")
-                self._tell(kind, asset.id, change.subject, ip=asset.primary_ip, field=key, before=current, after=claim.value)
+                self._tell(
+                    kind, asset.id, change.subject, ip=asset.primary_ip, field=key, before=current, after=claim.value
+                )
         for (rank, source), fields in confirmed.items():
             self._writes.confirmed_owners.setdefault((rank, source, frozenset(fields)), []).append(asset.id)
 
@@ -460,7 +521,10 @@ class Planner:
     def _virtual(self, sighting: VirtualSighting) -> None:
         row = self._in.virtual.get(sighting.address)
         nodes = {
-            node for host in sighting.claimed_by for o in host.observations if (node := self._asset_of_observation.get(id(o)))
+            node
+            for host in sighting.claimed_by
+            for o in host.observations
+            if (node := self._asset_of_observation.get(id(o)))
         }
         node = nodes.pop() if len(nodes) == 1 else None
         self._plan.asset_of.setdefault(sighting.address, None)
@@ -470,14 +534,26 @@ class Planner:
                  "method": sighting.method, "at": sighting.seen_at}
             )  # fmt: skip
             after = {key: value for key, value in (("mac", sighting.mac), ("answered_by", node)) if value}
-            self._tell(EventKind.VIRTUAL_ADDRESS, None, sighting.address, ip=sighting.address, after=after, at=[sighting.address])
+            self._tell(
+                EventKind.VIRTUAL_ADDRESS,
+                None,
+                sighting.address,
+                ip=sighting.address,
+                after=after,
+                at=[sighting.address],
+            )
             return
         self._writes.seen_addresses.append(
             {"id": row.id, "at": sighting.seen_at, "mac": sighting.mac, "method": sighting.method, "answered_by": node}
         )
         if node is not None and row.answered_by not in (None, node):
             self._tell(
-                EventKind.VIRTUAL_ADDRESS_MOVED, None, sighting.address, ip=sighting.address, before=row.answered_by, after=node
+                EventKind.VIRTUAL_ADDRESS_MOVED,
+                None,
+                sighting.address,
+                ip=sighting.address,
+                before=row.answered_by,
+                after=node,
             )
 
     def _candidate(self, candidate: CandidateSighting) -> None:
@@ -496,7 +572,11 @@ class Planner:
             self._plan.asset_of.setdefault(ip, None)
         if known is None or known.state == "resolved":
             kind = EventKind.SUSPECT if candidate.kind == "proxy_arp" else EventKind.CANDIDATE
-            subject = candidate.mac if candidate.kind in ("proxy_arp", "random_mac") and candidate.mac else candidate.hosts[0].label
+            subject = (
+                candidate.mac
+                if candidate.kind in ("proxy_arp", "random_mac") and candidate.mac
+                else candidate.hosts[0].label
+            )
             self._tell(
                 kind, None, subject, ip=candidate.ip, field=candidate.kind, after={"reason": candidate.reason, "addresses": len(addresses)},
                 quiet=candidate.kind == "random_mac", at=addresses,
@@ -538,7 +618,9 @@ class Planner:
         step: Status | None
         if asset.status == Status.ACTIVE:
             if not all(
-                may_be_missing(rules[row.ip], missed_scans=row.missed_scans + (row.id in here), last_seen=row.last_seen, now=now)
+                may_be_missing(
+                    rules[row.ip], missed_scans=row.missed_scans + (row.id in here), last_seen=row.last_seen, now=now
+                )
                 for row in rows
             ):
                 return
@@ -547,7 +629,9 @@ class Planner:
             )
             if open_question:
                 self._plan.absent.append(
-                    AbsentAsset(asset_id=asset.id, subject=_subject(asset), addresses=open_question, method=missed[0].method)
+                    AbsentAsset(
+                        asset_id=asset.id, subject=_subject(asset), addresses=open_question, method=missed[0].method
+                    )
                 )
                 return
             step = Status.MISSING
@@ -566,7 +650,9 @@ class Planner:
             # It lets go of what others may need; its strong identifiers stay, so that it is known when it returns.
             self._writes.address_states += [(row.id, "released") for row in rows]
             self._writes.dropped_identifiers += [
-                row.id for row in self._in.known.identifiers.get(asset.id, ()) if row.active and row.strength == Strength.WEAK
+                row.id
+                for row in self._in.known.identifiers.get(asset.id, ())
+                if row.active and row.strength == Strength.WEAK
             ]
 
     def _whole_networks(self) -> None:
@@ -580,7 +666,9 @@ class Planner:
             ]  # fmt: skip
             if silent:
                 reason = "nothing answered where assets are known: nothing is called missing"
-                self._tell(EventKind.SUSPECT, None, text, field="network", after={"reason": reason, "addresses": len(silent)})
+                self._tell(
+                    EventKind.SUSPECT, None, text, field="network", after={"reason": reason, "addresses": len(silent)}
+                )
 
     # --- what was seen, as it was seen ---
 
@@ -639,9 +727,16 @@ class Planner:
             self._plan.changed.add(asset_id)
         self._plan.events.append(
             Event(
-                kind=kind, asset_id=asset_id, subject=subject, ip=ip, field=field, before=before, after=after, baseline=baseline,
+                kind=kind,
+                asset_id=asset_id,
+                subject=subject,
+                ip=ip,
+                field=field,
+                before=before,
+                after=after,
+                baseline=baseline,
                 quiet=quiet,
-            )  # fmt: skip
+            )
         )
 
 
@@ -688,7 +783,9 @@ def same_value(key: str, current: Any, claimed: str, host: Host) -> bool:
         if current.lower() == claimed:
             return True
         # Of several names it has, the first found stays; a short name gives way to the full one.
-        return (same_name(current, claimed) and "." not in claimed) or (current.lower() in host.names and "." in current)
+        return (same_name(current, claimed) and "." not in claimed) or (
+            current.lower() in host.names and "." in current
+        )
     if key == "vendor":
         return clean_vendor(current) == clean_vendor(claimed)
     return bool(str(current).lower() == claimed.lower())

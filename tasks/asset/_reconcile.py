@@ -240,7 +240,12 @@ class _Job:
         )
 
     def _situation(
-        self, folded: Folded, matched: Matched, known: Known, virtual: dict[str, AddressRow], candidates: dict[tuple[str, str], Any]
+        self,
+        folded: Folded,
+        matched: Matched,
+        known: Known,
+        virtual: dict[str, AddressRow],
+        candidates: dict[tuple[str, str], Any],
     ) -> Situation:
         connection, site_id = self._connection, self._site_id
         answered = {
@@ -248,8 +253,14 @@ class _Job:
             for o in self._hosts
             if o.address is not None and not o.third_party and o.method != "local" and o.address not in matched.doubtful
         } | {duplicate.address for duplicate in folded.duplicates}
-        names = {name.lower() for host in folded.hosts for name in (*host.names, *(n.partition(".")[0] for n in host.names))}
-        names |= {a.hostname.lower() for i in matched.assets if (a := known.assets[i]).status == Status.ARCHIVED and a.hostname}
+        names = {
+            name.lower() for host in folded.hosts for name in (*host.names, *(n.partition(".")[0] for n in host.names))
+        }
+        names |= {
+            a.hostname.lower()
+            for i in matched.assets
+            if (a := known.assets[i]).status == Status.ARCHIVED and a.hostname
+        }
         places = {ip for host in matched.new for ip in host.all_addresses} | folded.virtual.keys()
         places |= {ip for candidate in matched.candidates for host in candidate.hosts for ip in host.addresses}
         return Situation(
@@ -262,7 +273,9 @@ class _Job:
             new_ids=inventory.draw_asset_ids(connection, len(matched.new)),
             owners=inventory.load_owners(connection, _contested(matched, known)),
             names=inventory.load_names(connection, site_id, names) if names else {},
-            former=inventory.load_former(connection, site_id, [key for host in matched.new for key in match_keys(host)]),
+            former=inventory.load_former(
+                connection, site_id, [key for host in matched.new for key in match_keys(host)]
+            ),
             scanned_before=inventory.scanned_before(connection, site_id, sorted(places)),
             first_scan=not inventory.ever_scanned(connection, site_id),
             virtual=virtual,
@@ -285,7 +298,14 @@ class _Job:
             if kept == merged:
                 continue
             number = merges.merge_assets(
-                self._connection, self._site_id, kept, merged, reason=merge.reason, by="reconcile", run_id=self._run_id, now=self._now
+                self._connection,
+                self._site_id,
+                kept,
+                merged,
+                reason=merge.reason,
+                by="reconcile",
+                run_id=self._run_id,
+                now=self._now,
             )
             became[merged] = kept
             labels = [_label(known, asset_id) for asset_id in (kept, merged)]

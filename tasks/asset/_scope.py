@@ -62,9 +62,10 @@ class Scope:
         silent = []
         for text in self.coverage.planned or self.coverage.finished:
             network = ipaddress.ip_network(text)
-            if network.num_addresses > 1 and self._finished.overlaps(network):
-                if not self.answered or not any(address in network for address in self._where):
-                    silent.append(text)
+            if network.num_addresses == 1 or not self._finished.overlaps(network):
+                continue
+            if not self.answered or not any(address in network for address in self._where):
+                silent.append(text)
         return tuple(silent)
 
     def covers(self, ip: str) -> bool:

@@ -4,6 +4,8 @@ Everything works on sets: a reconcile of 10,000 hosts is a few dozen statements,
 document a statement (`jsonb_to_recordset`), which PostgreSQL turns into a table by itself.
 """
 
+# ruff: noqa: S608 - statements are put together from constants of this module; values are always bound.
+
 from __future__ import annotations
 
 import json
@@ -119,7 +121,8 @@ class Known:
 def load_virtual(connection: Connection, site_id: int) -> dict[str, AddressRow]:
     """Return the site's virtual addresses."""
     rows = connection.execute(
-        text(f"SELECT {_ADDRESS} FROM address WHERE site_id = :site AND kind = 'virtual' AND state = 'held'"), {"site": site_id}
+        text(f"SELECT {_ADDRESS} FROM address WHERE site_id = :site AND kind = 'virtual' AND state = 'held'"),
+        {"site": site_id},
     )
     return {row[2]: AddressRow._make(row) for row in rows}
 
@@ -189,14 +192,16 @@ def load_known(
     )
     known.assets = {row[0]: AssetRow._make(row) for row in rows}
     for row in connection.execute(
-        text("SELECT id, asset_id, kind, value, strength, active FROM asset_identifier WHERE asset_id = ANY(:ids)"), given
+        text("SELECT id, asset_id, kind, value, strength, active FROM asset_identifier WHERE asset_id = ANY(:ids)"),
+        given,
     ):
         identifier = IdentifierRow._make(row)
         known.identifiers.setdefault(identifier.asset_id, []).append(identifier)
         if identifier.active:
             known.owners_of_key.setdefault((identifier.kind, identifier.value), []).append(identifier)
     for row in connection.execute(
-        text(f"SELECT {_ADDRESS} FROM address WHERE asset_id = ANY(:ids) AND state IN ('held', 'lost') ORDER BY id"), given
+        text(f"SELECT {_ADDRESS} FROM address WHERE asset_id = ANY(:ids) AND state IN ('held', 'lost') ORDER BY id"),
+        given,
     ):
         address = AddressRow._make(row)
         assert address.asset_id is not None  # selected by it
@@ -299,12 +304,15 @@ def ever_scanned(connection: Connection, site_id: int) -> bool:
 def load_unmerged(connection: Connection, site_id: int) -> set[frozenset[int]]:
     """Return the pairs of assets whose merge an operator undid: no payload may merge them again."""
     rows = connection.execute(
-        text("SELECT kept_id, merged_id FROM merge_log WHERE site_id = :site AND undone_at IS NOT NULL"), {"site": site_id}
+        text("SELECT kept_id, merged_id FROM merge_log WHERE site_id = :site AND undone_at IS NOT NULL"),
+        {"site": site_id},
     )
     return {frozenset((row[0], row[1])) for row in rows}
 
 
-def load_candidates(connection: Connection, site_id: int, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+def load_candidates(
+    connection: Connection, site_id: int, keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Any]:
     """Return the candidates with these kinds and keys."""
     wanted = list(keys)
     rows = connection.execute(
@@ -323,7 +331,8 @@ def draw_asset_ids(connection: Connection, count: int) -> list[int]:
         return []
     return sorted(
         connection.scalars(
-            text("SELECT nextval(pg_get_serial_sequence('asset', 'id')) FROM generate_series(1, :count)"), {"count": count}
+            text("SELECT nextval(pg_get_serial_sequence('asset', 'id')) FROM generate_series(1, :count)"),
+            {"count": count},
         )
     )
 
@@ -567,6 +576,8 @@ def known_conflicts(connection: Connection, site_id: int, fingerprints: Sequence
 def forget_random(connection: Connection, site_id: int, before: datetime) -> int:
     """Remove open candidates known by a random MAC alone that were not seen since; assets are never removed."""
     return connection.execute(
-        text("DELETE FROM candidate WHERE site_id = :site AND kind = 'random_mac' AND state = 'open' AND last_seen < :before"),
+        text(
+            "DELETE FROM candidate WHERE site_id = :site AND kind = 'random_mac' AND state = 'open' AND last_seen < :before"
+        ),
         {"site": site_id, "before": before},
     ).rowcount

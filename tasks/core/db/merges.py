@@ -1,5 +1,7 @@
 """SQL of merging two assets into one, and of taking them apart again."""
 
+# ruff: noqa: S608 - statements are put together from constants of this module; values are always bound.
+
 from __future__ import annotations
 
 import json
@@ -8,12 +10,33 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-FILLED = ("hostname", "primary_ip", "mac", "type", "environment", "location", "owner", "vendor", "model", "serial", "firmware", "os")
+FILLED = (
+    "hostname",
+    "primary_ip",
+    "mac",
+    "type",
+    "environment",
+    "location",
+    "owner",
+    "vendor",
+    "model",
+    "serial",
+    "firmware",
+    "os",
+)
 """Fields the kept asset takes from the merged one where it has none."""
 
 
 def merge_assets(
-    connection: Connection, site_id: int, kept: int, merged: int, *, reason: str, by: str, run_id: str | None, now: datetime
+    connection: Connection,
+    site_id: int,
+    kept: int,
+    merged: int,
+    *,
+    reason: str,
+    by: str,
+    run_id: str | None,
+    now: datetime,
 ) -> int:
     """Fold asset `merged` into `kept`, and return the number of the merge, by which it can be undone.
 
@@ -24,7 +47,10 @@ def merge_assets(
     before = {
         row.id: dict(row.document)
         for row in connection.execute(
-            text("SELECT id, to_jsonb(asset) AS document FROM asset WHERE id IN (:kept, :merged) ORDER BY id FOR UPDATE"), ids
+            text(
+                "SELECT id, to_jsonb(asset) AS document FROM asset WHERE id IN (:kept, :merged) ORDER BY id FOR UPDATE"
+            ),
+            ids,
         )
     }
     moved = {
@@ -42,7 +68,9 @@ def merge_assets(
         ),
         {**ids, "now": now},
     )
-    sets = "".join(f"{name} = COALESCE({name}, (SELECT m.{name} FROM asset m WHERE m.id = :merged)), " for name in FILLED)
+    sets = "".join(
+        f"{name} = COALESCE({name}, (SELECT m.{name} FROM asset m WHERE m.id = :merged)), " for name in FILLED
+    )
     connection.execute(
         text(
             f"UPDATE asset SET {sets} tags = tags || CAST(:tags AS jsonb), metadata = CAST(:metadata AS jsonb) || metadata,"
@@ -74,7 +102,15 @@ def merge_assets(
             "INSERT INTO merge_log (site_id, kept_id, merged_id, reason, by, run_id, snapshot, at)"
             " VALUES (:site, :kept, :merged, :reason, :by, :run, CAST(:snapshot AS jsonb), :now) RETURNING id"
         ),
-        {**ids, "site": site_id, "reason": reason, "by": by, "run": run_id, "snapshot": json.dumps(snapshot), "now": now},
+        {
+            **ids,
+            "site": site_id,
+            "reason": reason,
+            "by": by,
+            "run": run_id,
+            "snapshot": json.dumps(snapshot),
+            "now": now,
+        },
     )
     assert isinstance(number, int)
     return number
@@ -83,7 +119,8 @@ def merge_assets(
 _MOVE = {
     "asset_identifier": """
         UPDATE asset_identifier SET asset_id = :kept WHERE asset_id = :merged AND NOT EXISTS
-            (SELECT FROM asset_identifier k WHERE k.asset_id = :kept AND k.kind = asset_identifier.kind AND k.value = asset_identifier.value)
+            (SELECT FROM asset_identifier k WHERE k.asset_id = :kept AND k.kind = asset_identifier.kind
+                AND k.value = asset_identifier.value)
         RETURNING id
     """,
     "address": """
@@ -161,7 +198,8 @@ def undo_merge(connection: Connection, entry: Any, *, by: str, now: datetime) ->
         ids,
     )
     connection.execute(
-        text("UPDATE merge_log SET undone_at = :now, undone_by = :by WHERE id = :id"), {"id": entry.id, "by": by, "now": now}
+        text("UPDATE merge_log SET undone_at = :now, undone_by = :by WHERE id = :id"),
+        {"id": entry.id, "by": by, "now": now},
     )
 
 
