@@ -116,27 +116,12 @@ def mac_strength(mac: str, *, first_hand: bool) -> Strength | None:
 
 # --- serials, chassis, keys ------------------------------------------------------------------------------------------
 
-# As they are without blanks and punctuation; SMBIOS tables are full of them.
-_JUNK = frozenset(
-    (
-        "none",
-        "null",
-        "nil",
-        "n/a",
-        "na",
-        "unknown",
-        "unspecified",
-        "undefined",
-        "default",
-        "empty",
-        "invalid",
-        "oem",
-        "test",
-    )
-    + ("notavailable", "notspecified", "notapplicable", "tobefilledbyoem", "defaultstring", "serial", "serialnumber")
-    + ("systemserialnumber", "chassisserialnumber", "baseboardserialnumber", "0123456789", "123456789", "1234567890")
-    + ("12345678", "1234567", "0123456789abcdef")
-)
+_JUNK_SERIALS = """
+none null nil n/a na unknown unspecified undefined default empty invalid oem test serial serialnumber notavailable notspecified
+notapplicable tobefilledbyoem defaultstring systemserialnumber chassisserialnumber baseboardserialnumber 0123456789abcdef
+0123456789 123456789 1234567890 12345678 1234567
+"""
+_JUNK = frozenset(_JUNK_SERIALS.split())  # without blanks and punctuation; SMBIOS tables are full of them
 
 
 def clean_serial(serial: str | None) -> str | None:
