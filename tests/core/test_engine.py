@@ -370,7 +370,7 @@ async def test_two_migrations_at_once_both_end_at_the_newest_revision(postgres) 
 async def test_a_database_of_a_newer_version_is_refused_and_an_empty_one_says_what_to_do(
     db: Database, postgres, database_url: str
 ) -> None:  # type: ignore[no-untyped-def]
-    await db.run(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    await db.run(lambda c: c.execute(text("UPDATE signalbox_revision SET version_num = '9999'")))
     with pytest.raises(Conflict, match="9999"):
         await migrate(database_url)
     empty = Database(postgres.url("owner", "signalbox"))

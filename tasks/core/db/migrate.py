@@ -15,6 +15,8 @@ from tasks.core.db.engine import Database
 from tasks.core.errors import Conflict
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION_TABLE = "signalbox_revision"
+"""Not Alembic's own name: in a database shared with a Prefect server (SIGNALBOX_DATABASE_URL), that one finds Prefect's, or ours."""
 MIGRATION_LOCK = 0x5349474D  # "SIGM"; the number only has to differ from our other advisory locks
 TIMEOUT = 600.0
 """Seconds a migration may take, waiting for another one included."""
@@ -53,7 +55,7 @@ async def migrate(url: str, revision: str = "head", *, timeout: float = TIMEOUT)
 
 async def current_revision(database: Database) -> str | None:
     """Return the revision a database is at; None for an empty one."""
-    return await database.run(lambda connection: MigrationContext.configure(connection).get_current_revision())
+    return await database.run(lambda connection: _context(connection).get_current_revision())
 
 
 def head_revision() -> str:
@@ -61,6 +63,10 @@ def head_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def _context(connection: Connection) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
 
 
 def _config() -> Config:
@@ -73,7 +79,7 @@ def _upgrade(connection: Connection, revision: str) -> str:
     # Of the transaction, so that it goes with it, whatever happens. The wait is bounded by lock_timeout.
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     config = _config()
-    before = MigrationContext.configure(connection).get_current_revision()
+    before = _context(connection).get_current_revision()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if before is not None and before not in known:
         raise Conflict(
@@ -82,6 +88,6 @@ def _upgrade(connection: Connection, revision: str) -> str:
         )
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
-    after = MigrationContext.configure(connection).get_current_revision()
+    after = _context(connection).get_current_revision()
     assert after is not None
     return after

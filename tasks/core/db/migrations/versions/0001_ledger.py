@@ -179,6 +179,6 @@ def upgrade() -> None:
             "tool_run": "SELECT",
             "tool_run_counter": "SELECT",
             "tool_run_seal": "SELECT, INSERT",
-            "alembic_version": "SELECT",
+            "signalbox_revision": "SELECT",
         },
     )
