@@ -73,10 +73,11 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python -m deployments.docs --check
 	$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --ignore tasks/core/db/migrations --doctest-modules $(SOURCES)
 
 docs: install
-	@$(BIN)/python -m deployments.catalogue
+	@$(BIN)/python -m deployments.docs
 
 bench: install programs-test
 	@$(BIN)/python -m benchmarks $(ARGS)

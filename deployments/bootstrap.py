@@ -165,7 +165,6 @@ async def _ensure_tool_deployment(client: PrefectClient, flow_id: UUID, spec: To
         parameters={"tool": spec.name},
         parameter_openapi_schema=form_schema(spec.name),
         enforce_parameter_schema=True,
-        labels={"signalbox.tool": spec.name, "signalbox.service": str(spec.service)},
     )
 
 

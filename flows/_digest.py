@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from flows._picture import data_url, draw
@@ -78,7 +78,12 @@ class Report:
     duration: float = 0.0
     preview: bool = False
     url: str | None = None
-    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """What was scanned, in one line."""
+        plain = [text.removesuffix("/32").removesuffix("/128") for text in self.scanned]
+        return ", ".join(plain[:8]) + (f" and {len(plain) - 8} more" if len(plain) > 8 else "")
 
     @property
     def loud(self) -> tuple[Event, ...]:
@@ -105,9 +110,14 @@ class Report:
         return [event for event in self.loud if event.kind not in {*ARRIVED, *GONE, *ATTENTION, EventKind.LEARNED}]
 
     @property
+    def first_found(self) -> list[Event]:
+        """Hosts of networks that were scanned for the first time: imported quietly, told as one number."""
+        return [event for event in (self.changes.events if self.changes is not None else ()) if event.baseline and event.kind in ARRIVED]
+
+    @property
     def worth_telling(self) -> bool:
         """Whether anything happened that a person should hear of."""
-        return bool(self.loud) or self.outcome != "Completed" or (self.changes is not None and self.changes.baseline and bool(self.hosts))
+        return bool(self.loud) or bool(self.first_found) or self.outcome != "Completed"
 
 
 def title(report: Report) -> str:
@@ -115,17 +125,15 @@ def title(report: Report) -> str:
     where = f"{report.site}: " if report.site != "default" else ""
     if report.outcome in ("Failed", "Suspect"):
         return f"{where}discovery {'failed' if report.outcome == 'Failed' else 'is suspect: nothing answered'}"
-    if report.changes is not None and report.changes.baseline:
-        said = f"first discovery: {count(report.answered, 'host')}"
-    else:
-        said = join(
-            (
-                f"{len(report.new)} new" if report.new else "",
-                f"{_subjects(report.changed)} changed" if report.changed else "",
-                f"{len(report.gone)} gone" if report.gone else "",
-            )
+    said = join(
+        (
+            f"first look: {count(len(report.first_found), 'host')}" if report.first_found else "",
+            f"{len(report.new)} new" if report.new else "",
+            f"{_subjects(report.changed)} changed" if report.changed else "",
+            f"{len(report.gone)} gone" if report.gone else "",
         )
-        said = said or f"nothing changed, {count(report.answered, 'host')} up"
+    )
+    said = said or f"nothing changed, {count(report.answered, 'host')} up"
     return f"{where}{said}{' (preview)' if report.preview else ''}{' - partial' if report.outcome == 'Partial' else ''}"
 
 
@@ -191,14 +199,13 @@ def _short(value: Any) -> str:
 def lines(report: Report) -> list[tuple[str, list[str]]]:
     """The digest: headings, each with its lines."""
     parts: list[tuple[str, list[str]]] = []
-    baseline = report.changes is not None and report.changes.baseline
     for heading, events in (("New", report.new), ("Changed", report.changed), ("Gone", report.gone), ("Needs a look", report.of(*ATTENTION))):
         if events:
             said = [describe(event) for event in events[:MOST_LINES]]
             if len(events) > MOST_LINES:
                 said.append(f"... and {len(events) - MOST_LINES} more")
             parts.append((f"{heading} ({len(events)})", said))
-    if baseline:
+    if report.first_found:
         said = [join((host.address, host.name, host.vendor, " ".join(host.services[:6]))) for host in report.hosts[:MOST_LINES]]
         if len(report.hosts) > MOST_LINES:
             said.append(f"... and {len(report.hosts) - MOST_LINES} more")
@@ -211,7 +218,7 @@ def text(report: Report) -> str:
     out = [title(report), ""]
     out += [f"! {warning}" for warning in warnings(report)]
     out += ["", *_text_lines(report)] if warnings(report) else _text_lines(report)
-    out += [f"Scanned {', '.join(report.scanned[:8])}: {coverage(report)}"]
+    out += [f"Scanned {report.where}: {coverage(report)}"]
     out += [f"Note: {note}" for note in report.notes]
     if report.url:
         out.append(f"The whole report: {report.url}")
@@ -232,7 +239,7 @@ def html(report: Report) -> str:
     for heading, said in lines(report):
         items = "".join(f"<li>{escape_html(line)}</li>" for line in said)
         parts.append(f"<h3>{escape_html(heading)}</h3><ul>{items}</ul>")
-    parts.append(f"<p>Scanned {escape_html(', '.join(report.scanned[:8]))}: {escape_html(coverage(report))}</p>")
+    parts.append(f"<p>Scanned {escape_html(report.where)}: {escape_html(coverage(report))}</p>")
     parts += [f"<p>{escape_html(note)}</p>" for note in report.notes]
     if report.url:
         parts.append(f'<p><a href="{escape_html(report.url)}">The whole report</a></p>')
@@ -252,7 +259,7 @@ def markdown(report: Report) -> str:
     out += [f"> **{escape(warning)}**\n" for warning in warnings(report)]
     for heading, said in lines(report):
         out += [f"### {escape(heading)}", "", *(f"- {escape(line)}" for line in said), ""]
-    out += [f"Scanned {escape(', '.join(report.scanned[:16]))}: {coverage(report)}", ""]
+    out += [f"Scanned {escape(report.where)}: {coverage(report)}", ""]
     out += [f"- {escape(note)}" for note in report.notes]
     out += ["", f"![Address space]({data_url(picture(report))})", ""]
     if report.hosts:

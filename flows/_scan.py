@@ -29,6 +29,8 @@ DEEP_PORTS = 1000
 STANDARD_PORTS = 100
 DEEP_UDP_PORTS = "53,67,69,111,123,137-138,161-162,445,500,514,520,631,1434,1900,4500,5353"
 NAMES_AT_ONCE = 256
+CONTAINER_LINKS = ("docker", "br-", "veth", "virbr", "cni", "flannel", "cali")
+"""Names of links that exist on this machine only: bridges and ends of containers and virtual machines."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,8 @@ async def own_addresses() -> list[OwnAddress]:
     answer = await run_command([find_program("ip", "iproute2"), "-json", "addr", "show"], timeout=10)
     found = []
     for link in json.loads(answer.stdout or b"[]"):
+        if link["ifname"].startswith(CONTAINER_LINKS):
+            continue
         mac = link.get("address") if link.get("link_type") == "ether" else None
         found += [OwnAddress(entry["local"], link["ifname"], mac) for entry in link.get("addr_info", []) if "local" in entry]
     return found

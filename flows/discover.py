@@ -218,8 +218,11 @@ def _run_identity() -> tuple[str, str | None]:
     from uuid import uuid4
 
     from prefect.runtime import flow_run
+    from prefect.settings import get_current_settings
 
-    return str(flow_run.id or uuid4()), flow_run.ui_url
+    run_id = str(flow_run.id or uuid4())
+    ui = get_current_settings().ui_url
+    return run_id, f"{ui}/runs/flow-run/{run_id}" if ui and flow_run.id else None
 
 
 def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
@@ -408,7 +411,7 @@ def _result(report: _digest.Report, deliveries: Sequence[_notify.Delivery], run_
         attempted=report.attempted,
         answered=report.answered,
         unknown=report.planned - report.attempted,
-        baseline=report.changes.baseline if report.changes else False,
+        baseline=bool(report.first_found),
         preview=report.preview,
         hosts=_digest.host_rows(report.hosts),
         events=_digest.event_rows(report.loud),

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             point_at_home()
         # A command prints its own report; Prefect's log lines would bury it. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if settings().log_level.upper() == "DEBUG" else "ERROR")
+        os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR")
         result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return complain(str(error).rstrip("."), f"See: signalbox {' '.join(error.command_chain or ())} --help".replace("  ", " "), status=2)

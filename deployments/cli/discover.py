@@ -73,7 +73,7 @@ def show(state: Any, *, as_json: bool = False, picture: Path | None = None) -> i
     """Show a discovery's result; return the exit status."""
     from flows.discover import DiscoverResult
 
-    result = state.data
+    result = getattr(state.data, "result", state.data)  # Prefect wraps what a flow returns, even when nothing is persisted
     if not isinstance(result, DiscoverResult):
         error = result if isinstance(result, BaseException) else None
         if error is not None:

@@ -71,11 +71,12 @@ def show(*, site: str | None = None, json: bool = False) -> int:
         site: The site; default: this machine's.
         json: Print one JSON document.
     """
+    from blocks.policy import ProbePolicy
     from tasks.core.run import wiring
 
     name = site or settings().site
     policy = asyncio.run(wiring().policy(name))
-    fields = policy.model_dump(mode="json", exclude={"block_type_slug"})
+    fields = {key: value for key, value in policy.model_dump(mode="json").items() if key in ProbePolicy.model_fields}
     if json:
         emit_json({"site": name, **fields})
         return 0
