@@ -354,9 +354,9 @@ class Planner:
             )  # fmt: skip
             left = [ip for ip in left if ip != old]
         for ip in rest:
-            if asset.primary_ip in (None, ip):
+            if asset.primary_ip is None:
                 change.learned.setdefault("ip", ip)
-            else:
+            elif asset.primary_ip != ip:  # else it only came back
                 self._tell(EventKind.ADDRESS_ADDED, asset.id, change.subject, ip=ip, after=ip, quiet=quiet)
         for ip in left:
             self._tell(EventKind.ADDRESS_REMOVED, asset.id, change.subject, ip=ip, before=ip, quiet=quiet)
