@@ -61,7 +61,6 @@ install: programs $(STAMPS)/project
 # --- verbs
 
 run: install
-	@$(BIN)/signalbox up
 	@$(BIN)/signalbox first-run $(TARGETS)
 
 test: install programs-test

@@ -70,6 +70,7 @@ class Supervisor:
         self._state = State(supervisor=myself, mark=secrets.token_hex(16))
         self._postgres: EmbeddedPostgres | None = None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._jobs: list[subprocess.Popen[bytes]] = []
         self._due: dict[str, float] = {}
         self._rotated = 0.0
         self._lock: IO[str] | None = None
@@ -214,7 +215,9 @@ class Supervisor:
         log = self._home.logs / f"{name}.log"
         # A job's log is about its last run: a failure shows its end.
         log.unlink(missing_ok=True)
-        return self._spawn(name, command, env.child_environment(self._home, self._state.mark))
+        job = self._spawn(name, command, env.child_environment(self._home, self._state.mark))
+        self._jobs.append(job)
+        return job
 
     def _finish_job(self, name: str, job: subprocess.Popen[bytes], trouble: str) -> None:
         end = time.monotonic() + JOB_TIMEOUT
@@ -310,8 +313,11 @@ class Supervisor:
                     _rotate(log)
 
     def _reap(self) -> None:
-        """Collect ended orphans that came to this subreaper; the services' own ends are left to their Popen objects."""
-        own = {child.pid for child in self._children.values()}
+        """Collect ended orphans that came to this subreaper; the others' ends are left to their Popen objects.
+
+        A job collected here would look to its Popen as if it had ended well.
+        """
+        own = {child.pid for child in [*self._children.values(), *self._jobs]}
         if self._postgres is not None and self._postgres.process is not None:
             own.add(self._postgres.process.pid)
         for pid, parent in processes.all_processes().items():
