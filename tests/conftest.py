@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from deployments.local import EmbeddedPostgres
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker (`--dist loadgroup`), and all tests that share the Prefect server: it takes seconds to start."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            folder = item.path.parent.name
+            item.add_marker(pytest.mark.xdist_group("prefect" if folder == "flows" else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give every test an empty SIGNALBOX_HOME, so that nothing of the user's is read or written."""
