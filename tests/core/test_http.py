@@ -33,6 +33,7 @@ from tasks.core.errors import (
 )
 from tasks.core.gate import PinnedUrl
 from tasks.core.http import Answer, send
+from tasks.core.transport import explain_connection
 
 
 def pin(url: str, address: str = "127.0.0.1") -> PinnedUrl:
@@ -119,9 +120,19 @@ async def test_a_closed_port_is_told_as_such_and_may_be_tried_again() -> None:
     assert caught.value.retryable
 
 
-async def test_a_name_that_does_not_resolve_is_not_found() -> None:
-    with pytest.raises(NotFound, match=r"host\.invalid does not resolve"):
+async def test_a_name_that_does_not_resolve_is_told_by_its_name() -> None:
+    # Where there is no resolver at all, the system cannot know that the name does not exist.
+    with pytest.raises(
+        (NotFound, Unreachable), match=r"The name host\.invalid (does not resolve|could not be resolved)"
+    ):
         await send("GET", "http://host.invalid/")
+
+
+def test_a_name_nobody_knows_is_another_error_than_a_resolver_that_is_silent() -> None:
+    unknown = explain_connection(socket.gaierror(socket.EAI_NONAME, ""), "http://a", "a")
+    silent = explain_connection(socket.gaierror(socket.EAI_AGAIN, ""), "http://a", "a")
+    assert isinstance(unknown, NotFound) and not unknown.retryable
+    assert isinstance(silent, Unreachable) and silent.retryable
 
 
 async def test_a_slow_answer_ends_at_the_deadline_and_is_not_sent_again(server: HttpEndpoint) -> None:

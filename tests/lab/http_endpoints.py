@@ -233,9 +233,7 @@ class SlackEndpoint(HttpEndpoint):
             return Reply(400, "no_text")
         if text is not None and (not isinstance(text, str) or len(text) > 40_000):
             return Reply(400, "msg_too_long" if isinstance(text, str) else "invalid_payload")
-        if blocks is not None and (
-            not isinstance(blocks, list) or len(blocks) > 50 or not all("type" in b for b in blocks)
-        ):
+        if blocks is not None and not _are_blocks(blocks):
             return Reply(400, "invalid_blocks")
         if attachments is not None and len(attachments) > 100:
             return Reply(400, "too_many_attachments")
@@ -248,6 +246,26 @@ class SlackEndpoint(HttpEndpoint):
         self._last = request.at
         self.accepted.append(message)
         return Reply(200, "ok", {"Content-Type": "text/html"})
+
+
+# https://docs.slack.dev/reference/block-kit/blocks
+_SLACK_BLOCKS = {
+    "actions", "context", "divider", "file", "header", "image", "input", "markdown", "rich_text", "section", "table", "video",
+}  # fmt: skip
+
+
+def _are_blocks(blocks: Any) -> bool:
+    if not isinstance(blocks, list) or len(blocks) > 50:
+        return False
+    for block in blocks:
+        if block.get("type") not in _SLACK_BLOCKS:
+            return False
+        text = block.get("text")
+        if block["type"] == "section" and text is None and "fields" not in block:
+            return False
+        if text is not None and (text.get("type") not in {"mrkdwn", "plain_text"} or not text.get("text")):
+            return False
+    return True
 
 
 _SLACK_FIELDS = {
