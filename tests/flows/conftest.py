@@ -1,4 +1,4 @@
-"""A Prefect server for the tests of flows: one for all of them, it takes seconds to start."""
+"""What the tests of flows share: a bare Prefect server, and a whole signalbox; each takes seconds to start."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lab.stack import Stack
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +33,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert url is not None
             environment.setenv("PREFECT_API_URL", url)
             yield url
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A whole signalbox: PostgreSQL, Prefect server, worker, deployments. One for all tests of the group `stack`.
+
+    Tests that use it carry `pytest.mark.xdist_group("stack")` and `pytest.mark.slow`, and leave it running.
+    """
+    from lab.stack import Stack
+
+    with Stack() as running:
+        yield running
