@@ -81,7 +81,7 @@ while IFS='|' read -r program package disabled; do
   if ! has "$program"; then
     ((${#missing[@]})) || echo "Not installed, because $why:" >&2
     printf '  %-10s disables: %s\n' "$program" "$disabled" >&2
-    missing+=("$package")
+    case " ${missing[*]-} " in *" $package "*) ;; *) missing+=("$package") ;; esac
   fi
 done < <(needed)
 if [[ ! -x .venv/bin/python ]] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -89,5 +89,5 @@ if [[ ! -x .venv/bin/python ]] && ! "$python" -c 'import ensurepip, venv' 2>/dev
   exit 1
 fi
 if ((${#missing[@]})); then
-  echo "To have it all, as root: apt-get install ${missing[*]}" >&2
+  echo "To have it all, as root on Debian or Ubuntu: apt-get install ${missing[*]}" >&2
 fi
