@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from tasks.core.models import ToolResult
+
+_MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2}:\d{2})(?:\.\d+)?(?:Z|\+00:00)")
+"""A UTC time as JSON has it; a table shows it to the second."""
 
 
 def cell(value: Any) -> str:
@@ -25,7 +29,11 @@ def cell(value: Any) -> str:
         return ", ".join(f"{key}={cell(item)}" for key, item in value.items() if item not in (None, "", [], {}))
     if isinstance(value, (list, tuple)):
         return ", ".join(cell(item) for item in value)
-    return str(value)
+    if isinstance(value, datetime):
+        value = value.isoformat()
+    text = str(value)
+    moment = _MOMENT.fullmatch(text)
+    return f"{moment[1]} {moment[2]}" if moment else text
 
 
 def tables(result: ToolResult) -> list[tuple[str, list[dict[str, str]]]]:

@@ -6,6 +6,7 @@ Prefect reads its settings when it is first imported, so `main` points the envir
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A command prints its own report; Prefect's log lines would bury it. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if settings().log_level.upper() == "DEBUG" else "ERROR")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR")
+        # It tells, at the end of many a short command, that it is still sending the last event: true, and of no use.
+        logging.getLogger("EventsWorker").setLevel(logging.ERROR)
         result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return complain(str(error).rstrip("."), f"See: signalbox {' '.join(error.command_chain or ())} --help".replace("  ", " "), status=2)

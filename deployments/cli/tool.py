@@ -112,38 +112,47 @@ def run(name: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen=Tr
     return asyncio.run(_run(spec, params, as_json=as_json, dry_run=dry_run))
 
 
-async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
+def run_quietly(name: str, options: Sequence[str]) -> Any:
+    """Run a tool with its command-line options and return its result instead of showing it; None when only help was asked for."""
+    spec = find_tool(name)
+    asked = _parse(spec, options)
+    if asked is None:
+        show(spec.name)
+        return None
+    return asyncio.run(_perform(spec, asked[0]))
+
+
+async def _perform(spec: ToolSpec, params: dict[str, Any]) -> Any:
+    """Check, ask the gate a first time (DESIGN rule 7: a refusal comes before a run is made), and run."""
+    from prefect import tags
+
+    from deployments.automations import TAG
+    from flows.run_tool import run_tool
+
+    checked, _, _ = await _admit(spec, params)
+    progress(f"{spec.name} {checked.about()} ...")
+    with tags(TAG, f"service:{spec.service}"):
+        return await run_tool(spec.name, checked.model_dump(mode="json"))
+
+
+async def _admit(spec: ToolSpec, params: dict[str, Any]) -> tuple[Any, Any, Any]:
     from tasks.core import gate
     from tasks.core.run import wiring
     from tasks.core.settings import settings
     from tasks.core.tool import validate
 
     checked = validate(spec, params)
-    # The first of the gate's two looks (DESIGN rule 7): a refusal comes before a run is made.
     site = checked.site if isinstance(checked, SiteParams) and checked.site != "*" else settings().site
     policy = await wiring().policy(site)
     gate.check_safety(spec.safety, policy, spec.name)
     scope = checked.scope()
-    grant = await gate.admit(scope, policy) if scope is not None else None
-    if dry_run:
-        plan = {
-            "tool": spec.name,
-            "parameters": checked.model_dump(mode="json"),
-            "safety": str(spec.safety),
-            "allowed_by": grant.allowed_by if grant else f"ceiling {policy.ceiling}",
-            "addresses": [address for granted in grant.targets for address in granted.addresses or (granted.network,)] if grant else [],
-        }
-        if as_json:
-            emit_json({"dry_run": True, **plan})
-        else:
-            say(f"Would run {spec.name} ({spec.safety}), allowed by {plan['allowed_by']}. Nothing was sent.")
-            if plan["addresses"]:
-                say(f"Addresses: {', '.join(map(str, plan['addresses']))}")
-        return 0
-    from flows.run_tool import run_tool
+    return checked, policy, await gate.admit(scope, policy) if scope is not None else None
 
-    progress(f"{spec.name} {checked.about()} ...")
-    result = await run_tool(spec.name, checked.model_dump(mode="json"))
+
+async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
+    if dry_run:
+        return _show_plan(spec, *await _admit(spec, params), as_json=as_json)
+    result = await _perform(spec, params)
     if as_json:
         emit_json(result.model_dump(mode="json"))
         return 0
@@ -153,6 +162,19 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
     for title, rows in tables(result):
         say(f"\n{title}")
         emit_table(rows)
+    return 0
+
+
+def _show_plan(spec: ToolSpec, checked: Any, policy: Any, grant: Any, *, as_json: bool) -> int:
+    addresses = [str(address) for granted in grant.targets for address in granted.addresses or (granted.network,)] if grant else []
+    allowed_by = grant.allowed_by if grant else f"ceiling {policy.ceiling}"
+    if as_json:
+        plan = {"tool": spec.name, "parameters": checked.model_dump(mode="json"), "safety": str(spec.safety), "allowed_by": allowed_by}
+        emit_json({"dry_run": True, **plan, "addresses": addresses})
+        return 0
+    say(f"Would run {spec.name} ({spec.safety}), allowed by {allowed_by}. Nothing was sent.")
+    if addresses:
+        say(f"Addresses: {', '.join(addresses)}")
     return 0
 
 
