@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
@@ -28,16 +29,19 @@ SILENT_AFTER = timedelta(seconds=90)  # three heartbeats of 30 s
 HANGING_AFTER = timedelta(hours=6)
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")}
 # Rendered by the server when it fires. `tojson` quotes: a state's message may hold anything.
-CRASHED = '{{ ("The run " ~ flow_run.name ~ " of " ~ flow.name ~ " crashed: " ~ flow_run.state.message ~ " " ~ (flow_run|ui_url)) | tojson }}'
+CRASHED = (
+    '{{ ("The run " ~ flow_run.name ~ " of " ~ flow.name ~ " crashed: " ~ flow_run.state.message ~ " " ~ (flow_run|ui_url))'
+    " | tojson }}"
+)
 NO_WORKER = '{{ ("Work pool " ~ work_pool.name ~ " has no worker: nothing will run. On its machine: signalbox status") | tojson }}'
-OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+OURS: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
 
 async def alert_blocks() -> list[str]:
     """Names of the blocks that are told when something goes wrong; empty when nobody is."""
     from prefect.variables import Variable
 
-    names = await Variable.aget(ALERT_VARIABLE, default=[])
+    names: Any = await Variable.aget(ALERT_VARIABLE, default=[])
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
@@ -69,7 +73,11 @@ async def ensure_automations(client: PrefectClient) -> list[str]:
         hook = await _server_webhook(name)
         if hook is not None:
             wanted += [_crashed_run(name, *hook), _no_worker(name, *hook)]
-    existing = {automation.name: automation for automation in await client.read_automations() if automation.name.startswith(PREFIX)}
+    existing = {
+        automation.name: automation
+        for automation in await client.read_automations()
+        if automation.name.startswith(PREFIX)
+    }
     for automation in wanted:
         known = existing.pop(automation.name, None)
         if known is None:
@@ -97,7 +105,11 @@ def _silent_run() -> AutomationCore:
             threshold=1,
             within=SILENT_AFTER,
         ),
-        actions=[ChangeFlowRunState(state="CRASHED", message="Its heartbeats stopped: the process and its worker are gone.")],
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="Its heartbeats stopped: the process and its worker are gone."
+            )
+        ],
     )
 
 
@@ -194,6 +206,8 @@ async def _server_webhook(name: str) -> tuple[UUID, str] | None:
         The mirror's id and a JSON payload with one `%s` for the text; None for mail, which the server cannot send.
     """
     from prefect.blocks.webhook import Webhook
+    from prefect.types import SecretDict
+    from pydantic import SecretStr
 
     from flows._notify import server_call
 
@@ -201,6 +215,6 @@ async def _server_webhook(name: str) -> tuple[UUID, str] | None:
     if call is None:
         return None
     url, headers, payload = call
-    mirror: Any = Webhook(method="POST", url=url, headers=headers, allow_private_urls=True)
+    mirror: Any = Webhook(method="POST", url=SecretStr(url), headers=SecretDict(headers), allow_private_urls=True)
     document = await mirror.save(f"signalbox-alert-{name.replace('/', '-')}", overwrite=True)
     return UUID(str(document)), payload

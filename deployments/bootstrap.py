@@ -10,9 +10,10 @@ import asyncio
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deployments.automations import ensure_automations
 from deployments.catalogue import block_classes
@@ -49,8 +50,8 @@ async def bootstrap(*, force: bool = False) -> list[str]:
         return ["Prefect server: up to date"]
     done = []
     for kind in block_classes():
-        await kind.aregister_type_and_schema() if hasattr(kind, "aregister_type_and_schema") else await kind.register_type_and_schema()
-    done.append(f"block types: {', '.join(kind._block_type_name for kind in block_classes())}")
+        await kind.aregister_type_and_schema()
+    done.append(f"block types: {', '.join(str(kind._block_type_name) for kind in block_classes())}")
     done += await _ensure_blocks()
     async with get_client() as client:
         await _ensure_pool(client)
@@ -65,9 +66,14 @@ async def bootstrap(*, force: bool = False) -> list[str]:
 
 def _digest() -> str:
     """Identify everything this module writes to the server."""
-    tools = {name: [spec.documentation, str(spec.service), str(spec.safety), spec.parameter_schema()] for name, spec in load_tools().items()}
+    tools = {
+        name: [spec.documentation, str(spec.service), str(spec.safety), spec.parameter_schema()]
+        for name, spec in load_tools().items()
+    }
     kinds = [kind.model_json_schema() for kind in block_classes()]
-    own = [Path(module).read_text() for module in (__file__, sys.modules["deployments.automations"].__file__ or __file__)]
+    own = [
+        Path(module).read_text() for module in (__file__, sys.modules["deployments.automations"].__file__ or __file__)
+    ]
     text = json.dumps([version("signalbox"), PREFECT_YAML.read_text(), tools, kinds, own], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -106,13 +112,15 @@ async def _ensure_pool(client: PrefectClient) -> None:
         # True would end a run at its next log line when its worker goes away (reference: Prefect measured, section 2).
         template["variables"]["properties"]["stream_output"]["default"] = False
         await client.create_work_pool(
-            WorkPoolCreate(name=POOL, type="process", base_job_template=template, description="Runs signalbox on this machine.")
+            WorkPoolCreate(
+                name=POOL, type="process", base_job_template=template, description="Runs signalbox on this machine."
+            )
         )
     for service in Service:
-        try:
-            await client.create_work_queue(name=str(service), description=f"Runs of the {service} tools.", work_pool_name=POOL)
-        except ObjectAlreadyExists:
-            pass
+        with suppress(ObjectAlreadyExists):
+            await client.create_work_queue(
+                name=str(service), description=f"Runs of the {service} tools.", work_pool_name=POOL
+            )
 
 
 async def _deploy_file() -> None:

@@ -37,25 +37,53 @@ def readme(text: str) -> str:
 def tool_page(spec: ToolSpec) -> str:
     """One tool in full, for docs/tools.md."""
     lines = [f"## {spec.name}", "", spec.documentation, ""]
-    facts = [f"service {spec.service}", f"safety {spec.safety}", f"deadline {spec.timeout:g} s", f"{spec.retries} retries"]
+    facts = [
+        f"service {spec.service}",
+        f"safety {spec.safety}",
+        f"deadline {spec.timeout:g} s",
+        f"{spec.retries} retries",
+    ]
     if spec.aliases:
         facts.append("also called " + ", ".join(f"`{alias}`" for alias in spec.aliases))
     if spec.programs:
         facts.append("starts " + ", ".join(f"`{program}`" for program in spec.programs))
-    lines += ["; ".join(facts)[0].upper() + "; ".join(facts)[1:] + ".", "", "| parameter | default | what it is |", "| --- | --- | --- |"]
+    lines += [
+        "; ".join(facts)[0].upper() + "; ".join(facts)[1:] + ".",
+        "",
+        "| parameter | default | what it is |",
+        "| --- | --- | --- |",
+    ]
     schema = spec.params_model.model_json_schema()
     for name, field in schema["properties"].items():
-        default = "required" if name in schema.get("required", []) else f"`{json.dumps(field.get('default'))}`" if "default" in field else ""
+        default = (
+            "required"
+            if name in schema.get("required", [])
+            else f"`{json.dumps(field.get('default'))}`"
+            if "default" in field
+            else ""
+        )
         lines.append(f"| `{name}` | {default} | {field.get('description', '').replace('|', '&#124;')} |")
     for example in spec.examples:
-        lines += ["", f"{example.title}:", "", "```json", json.dumps(example.params, indent=2, ensure_ascii=False), "```"]
+        lines += [
+            "",
+            f"{example.title}:",
+            "",
+            "```json",
+            json.dumps(example.params, indent=2, ensure_ascii=False),
+            "```",
+        ]
     return "\n".join(lines)
 
 
 def tools_page() -> str:
     """docs/tools.md: every tool in full."""
-    intro = "# The tools\n\nGenerated from the code by `make docs`. Run one with `signalbox tool run NAME`, from the UI's `run-tool/NAME`, or by the API."
-    pages = [re.sub(r"(?m)^(Raises|Args|Returns|Example):$", r"*\1*:", tool_page(spec)) for spec in load_tools().values()]
+    intro = (
+        "# The tools\n\nGenerated from the code by `make docs`. Run one with `signalbox tool run NAME`, from the UI's `run-tool/NAME`, "
+        "or by the API."
+    )
+    pages = [
+        re.sub(r"(?m)^(Raises|Args|Returns|Example):$", r"*\1*:", tool_page(spec)) for spec in load_tools().values()
+    ]
     return "\n\n".join([intro, *pages]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a discovery says: the summary on its run page, the digest that is sent, the tables and the picture. Text only, nothing is sent here."""
+"""What a discovery says: the summary on its run page, the digest, the tables and the picture. Nothing is sent here."""
 
 from __future__ import annotations
 
@@ -112,7 +112,11 @@ class Report:
     @property
     def first_found(self) -> list[Event]:
         """Hosts of networks that were scanned for the first time: imported quietly, told as one number."""
-        return [event for event in (self.changes.events if self.changes is not None else ()) if event.baseline and event.kind in ARRIVED]
+        return [
+            event
+            for event in (self.changes.events if self.changes is not None else ())
+            if event.baseline and event.kind in ARRIVED
+        ]
 
     @property
     def worth_telling(self) -> bool:
@@ -150,9 +154,13 @@ def warnings(report: Report) -> list[str]:
             f"Not scanned: {'; '.join(report.failed_shards[:5])}"
         )
     if report.outcome == "Suspect":
-        lines.append("Nothing answered, and neither did what usually does: look at the link of this machine first. Nothing was called missing.")
+        lines.append(
+            "Nothing answered, and neither did what usually does: look at the link of this machine first. Nothing was called missing."
+        )
     if report.outcome == "NoneAnswered":
-        lines.append("Nothing answered. The link is up, so there may really be nothing there. Nothing was called missing.")
+        lines.append(
+            "Nothing answered. The link is up, so there may really be nothing there. Nothing was called missing."
+        )
     if report.preview:
         lines.append("This is a preview: nothing was written to the inventory, and nobody was told.")
     return lines
@@ -186,7 +194,11 @@ def describe(event: Event) -> str:
         details = f" {event.field}" + (f" ({_short(shown)})" if shown else "")
         return f"{event.subject or event.ip}: {what}{details}"
     if event.before not in (None, "") or event.after not in (None, ""):
-        details = f": {_short(event.before) or 'unknown'} -> {_short(event.after) or 'unknown'}" if event.before not in (None, "") else f": {_short(event.after)}"
+        details = (
+            f": {_short(event.before) or 'unknown'} -> {_short(event.after) or 'unknown'}"
+            if event.before not in (None, "")
+            else f": {_short(event.after)}"
+        )
     at = f" ({event.ip})" if event.ip and event.ip != event.subject and event.ip not in details else ""
     return f"{event.subject or event.ip} {what}{at}{details}"
 
@@ -199,14 +211,22 @@ def _short(value: Any) -> str:
 def lines(report: Report) -> list[tuple[str, list[str]]]:
     """The digest: headings, each with its lines."""
     parts: list[tuple[str, list[str]]] = []
-    for heading, events in (("New", report.new), ("Changed", report.changed), ("Gone", report.gone), ("Needs a look", report.of(*ATTENTION))):
+    for heading, events in (
+        ("New", report.new),
+        ("Changed", report.changed),
+        ("Gone", report.gone),
+        ("Needs a look", report.of(*ATTENTION)),
+    ):
         if events:
             said = [describe(event) for event in events[:MOST_LINES]]
             if len(events) > MOST_LINES:
                 said.append(f"... and {len(events) - MOST_LINES} more")
             parts.append((f"{heading} ({len(events)})", said))
     if report.first_found:
-        said = [join((host.address, host.name, host.vendor, " ".join(host.services[:6]))) for host in report.hosts[:MOST_LINES]]
+        said = [
+            join((host.address, host.name, host.vendor, " ".join(host.services[:6])))
+            for host in report.hosts[:MOST_LINES]
+        ]
         if len(report.hosts) > MOST_LINES:
             said.append(f"... and {len(report.hosts) - MOST_LINES} more")
         parts.append((f"Found ({len(report.hosts)})", said))
@@ -300,9 +320,19 @@ def event_rows(events: Iterable[Event]) -> list[dict[str, str]]:
 
 def states(report: Report) -> dict[str, str]:
     """What became of each address, in the picture's words."""
-    found = {host.address: "live" if host.asset_id is not None or report.preview else "candidate" for host in report.hosts}
+    found = {
+        host.address: "live" if host.asset_id is not None or report.preview else "candidate" for host in report.hosts
+    }
     for event in report.loud:
-        kind = "new" if event.kind in ARRIVED else "missing" if event.kind in GONE else "changed" if event in report.changed else None
+        kind = (
+            "new"
+            if event.kind in ARRIVED
+            else "missing"
+            if event.kind in GONE
+            else "changed"
+            if event in report.changed
+            else None
+        )
         if kind and event.ip and not (kind == "changed" and found.get(event.ip) == "new"):
             found[event.ip] = kind
     return found

@@ -55,7 +55,13 @@ class Delivery:
 
 
 def _mail(name: str, message: Message) -> dict[str, Any]:
-    return {"server": name, "subject": message.title, "text": message.text, "html": message.html or None, "idempotency_key": _key(name, message)}
+    return {
+        "server": name,
+        "subject": message.title,
+        "text": message.text,
+        "html": message.html or None,
+        "idempotency_key": _key(name, message),
+    }
 
 
 def _slack(name: str, message: Message) -> dict[str, Any]:
@@ -73,7 +79,11 @@ def _slack(name: str, message: Message) -> dict[str, Any]:
 
 
 def _teams(name: str, message: Message) -> dict[str, Any]:
-    params: dict[str, Any] = {"endpoint": name, "title": message.title, "text": message.text.partition("\n")[2].strip() or message.title}
+    params: dict[str, Any] = {
+        "endpoint": name,
+        "title": message.title,
+        "text": message.text.partition("\n")[2].strip() or message.title,
+    }
     if message.facts:
         params["facts"] = dict(message.facts)
     if message.url:
@@ -108,7 +118,9 @@ async def check_blocks(names: Sequence[str]) -> None:
     for name in names:
         kind = _KINDS.get(name.partition("/")[0])
         if kind is None or "/" not in name:
-            wrong.append(f"{name!r} is not a message block; right would be {', '.join(f'{short}/NAME' for short in _KINDS)}")
+            wrong.append(
+                f"{name!r} is not a message block; right would be {', '.join(f'{short}/NAME' for short in _KINDS)}"
+            )
             continue
         try:
             await wiring().block(name, kind[0])
@@ -144,8 +156,14 @@ async def server_call(name: str) -> tuple[str, dict[str, str], str] | None:
         return None
     block: Any = await wiring().block(name, _KINDS[short][0])
     url = block.url.get_secret_value()
-    headers = {key: str(value) for key, value in (block.headers.get_secret_value() if hasattr(block, "headers") else {}).items()}
+    headers = {
+        key: str(value)
+        for key, value in (block.headers.get_secret_value() if hasattr(block, "headers") else {}).items()
+    }
     if short == "teams":
-        card = '{"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": {"type": "AdaptiveCard", "version": "1.4", "body": [{"type": "TextBlock", "wrap": true, "text": %s}]}}]}'
+        card = (
+            '{"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": '
+            '{"type": "AdaptiveCard", "version": "1.4", "body": [{"type": "TextBlock", "wrap": true, "text": %s}]}}]}'
+        )
         return url, headers, '{"text": %s}' if block.is_connector else card
     return url, headers, '{"text": %s}'

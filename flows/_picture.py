@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
+from tasks.core.models import Address, Network
+
 COLOURS = {
     "live": ("#2f9e6e", "answers, known"),
     "new": ("#2f6fde", "new"),
@@ -46,21 +48,29 @@ def draw(prefixes: Sequence[str], states: Mapping[str, str], *, title: str) -> s
         label = str(block[0]) if len(block) == 1 else f"{block[0]} - {block[-1]}"
         counts = {state: sum(states.get(str(a)) == state for a in block) for state in order}
         said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-        parts.append(f'<text x="20" y="{y}" class="label">{escape(label)}<tspan class="dim">  {escape(said)}</tspan></text>')
+        parts.append(
+            f'<text x="20" y="{y}" class="label">{escape(label)}<tspan class="dim">  {escape(said)}</tspan></text>'
+        )
         y += 8
         for index, address in enumerate(block):
             state = states.get(str(address), "silent")
             left, top = 20 + index % ROW * (CELL + GAP), y + index // ROW * (CELL + GAP)
             tip = f"<title>{address}: {COLOURS[state][1]}</title>"
-            parts.append(f'<rect x="{left}" y="{top}" width="{CELL}" height="{CELL}" rx="2" fill="{COLOURS[state][0]}">{tip}</rect>')
+            parts.append(
+                f'<rect x="{left}" y="{top}" width="{CELL}" height="{CELL}" rx="2" fill="{COLOURS[state][0]}">{tip}</rect>'
+            )
         y += (len(block) + ROW - 1) // ROW * (CELL + GAP) + 24
     if hidden:
-        parts.append(f'<text x="20" y="{y}" class="dim">... and {len(hidden)} more blocks of up to 256 addresses.</text>')
+        parts.append(
+            f'<text x="20" y="{y}" class="dim">... and {len(hidden)} more blocks of up to 256 addresses.</text>'
+        )
         y += 24
     used = [state for state in COLOURS if state == "silent" or any(value == state for value in states.values())]
     for number, state in enumerate(used):
         left, top = 20 + number % 3 * 140, y + number // 3 * 20
-        parts.append(f'<rect x="{left}" y="{top - 9}" width="{CELL}" height="{CELL}" rx="2" fill="{COLOURS[state][0]}"/>')
+        parts.append(
+            f'<rect x="{left}" y="{top - 9}" width="{CELL}" height="{CELL}" rx="2" fill="{COLOURS[state][0]}"/>'
+        )
         parts.append(f'<text x="{left + 17}" y="{top}" class="dim">{escape(COLOURS[state][1])}</text>')
     y += (len(used) + 2) // 3 * 20
     return (
@@ -78,9 +88,9 @@ def data_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _blocks(prefix: str) -> list[list[ipaddress.IPv4Address | ipaddress.IPv6Address]]:
-    network = ipaddress.ip_network(prefix)
+def _blocks(prefix: str) -> list[list[Address]]:
+    network: Network = ipaddress.ip_network(prefix)
     if network.num_addresses > 4096:  # an IPv6 prefix that large was refused before; a loopback /8 is one host
         return [[network.network_address]]
-    addresses = list(network)
+    addresses: list[Address] = [*network]
     return [addresses[start : start + 256] for start in range(0, len(addresses), 256)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows._text import escape, facts, markdown_table, tables
@@ -34,8 +35,12 @@ async def publish_result(spec: ToolSpec, params: ToolParams, result: ToolResult)
         lines += [f"### {title}", "", markdown_table(rows), ""]
     asked = json.dumps(params.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
     lines += [f"Asked: `{spec.name}` with `{asked[:1000].replace('`', chr(39))}`"]
-    await acreate_markdown_artifact(key=artifact_key("result", spec.name), markdown="\n".join(lines), description=result.headline()[:200])
+    await acreate_markdown_artifact(
+        key=artifact_key("result", spec.name), markdown="\n".join(lines), description=result.headline()[:200]
+    )
     for title, rows in found:
         await acreate_table_artifact(
-            key=artifact_key("table", spec.name, title), table=[dict(row) for row in rows[:MOST_ROWS]], description=f"{title} ({len(rows)})"
+            key=artifact_key("table", spec.name, title),
+            table=[dict(row) for row in rows[:MOST_ROWS]],
+            description=f"{title} ({len(rows)})",
         )

@@ -17,8 +17,8 @@ from tasks.core.log import run_logger
 from tasks.core.models import FileRef, format_ports, parse_ports
 from tasks.core.process import find_program, run_command
 from tasks.core.run import wiring
-from tasks.network.probe.dns_lookup import DnsLookupResult, dns_lookup
-from tasks.network.scan.nmap import NmapHost, NmapPort, NmapResult, nmap
+from tasks.network.probe.dns_lookup import DnsLookup, DnsLookupResult, RecordType, dns_lookup
+from tasks.network.scan.nmap import Nmap, NmapHost, NmapPort, NmapResult, nmap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,13 +94,13 @@ async def scan_shard(shard: Shard, site: str, profile: Profile) -> ShardResult:
         ToolError: The sweep failed: nothing is known of this shard.
     """
     rate = (await wiring().policy(site)).packets_per_second
-    swept: NmapResult = await nmap(nmap.spec.params_model(targets=shard.targets, profile="sweep", site=site, max_rate=rate))
+    swept = await nmap(Nmap(targets=shard.targets, profile="sweep", site=site, max_rate=rate))
     sightings = {host.address: _sighting(host, swept) for host in swept.hosts}
     error = "" if swept.complete else f"the sweep was cut off after {swept.attempted} of {swept.planned} addresses"
     unknown: tuple[str, ...] = ()
     if profile != "quick" and sightings:
         try:
-            asked: NmapResult = await nmap(_second_look(list(sightings), site, profile, rate))
+            asked = await nmap(_second_look(list(sightings), site, profile, rate))
         except ToolError as problem:
             # The sweep stands: who is there is known, what they offer is not.
             run_logger().warning("Ports of shard %s: %s", shard.label, problem)
@@ -114,8 +114,8 @@ async def scan_shard(shard: Shard, site: str, profile: Profile) -> ShardResult:
     return ShardResult(list(sightings.values()), complete=swept.complete, unknown=unknown, error=error)
 
 
-def _second_look(addresses: list[str], site: str, profile: Profile, rate: int) -> object:
-    return nmap.spec.params_model(
+def _second_look(addresses: list[str], site: str, profile: Profile, rate: int) -> Nmap:
+    return Nmap(
         targets=addresses,
         profile="services",
         discovery=False,
@@ -128,11 +128,15 @@ def _second_look(addresses: list[str], site: str, profile: Profile, rate: int) -
 
 async def _systems(sightings: dict[str, Sighting], site: str, rate: int) -> dict[str, Sighting]:
     """Ask hosts with an open port which system they run; not knowing it costs nothing else."""
-    hosts = [address for address, sighting in sightings.items() if any(service.protocol == "tcp" for service in sighting.services)]
+    hosts = [
+        address
+        for address, sighting in sightings.items()
+        if any(service.protocol == "tcp" for service in sighting.services)
+    ]
     if not hosts:
         return {}
     try:
-        guessed: NmapResult = await nmap(nmap.spec.params_model(targets=hosts, profile="os", discovery=False, site=site, max_rate=rate))
+        guessed = await nmap(Nmap(targets=hosts, profile="os", discovery=False, site=site, max_rate=rate))
     except ToolError as problem:
         run_logger().warning("Operating systems are not known: %s", problem)
         return {}
@@ -186,8 +190,16 @@ def _service(port: NmapPort) -> SeenService:
     name = port.service or ""
     # nmap says "http" inside "ssl"; people say https.
     if port.tunnel == "ssl":
-        name = {"http": "https", "smtp": "smtps", "imap": "imaps", "pop3": "pop3s", "ldap": "ldaps"}.get(name, f"{name} over TLS" if name else "tls")
-    return SeenService(port.protocol, port.port, name if port.probed or name not in ("unknown",) else "", port.product or "", port.version or "")
+        name = {"http": "https", "smtp": "smtps", "imap": "imaps", "pop3": "pop3s", "ldap": "ldaps"}.get(
+            name, f"{name} over TLS" if name else "tls"
+        )
+    return SeenService(
+        port.protocol,
+        port.port,
+        name if port.probed or name != "unknown" else "",
+        port.product or "",
+        port.version or "",
+    )
 
 
 async def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[ObservedHost]:
@@ -202,11 +214,19 @@ async def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[
             mac=sighting.mac,
             mac_first_hand=sighting.mac is not None,
             hostnames=tuple(
-                dict.fromkeys([*([plan.names[sighting.address]] if sighting.address in plan.names else []), *names.get(sighting.address, ()), *sighting.hostnames])
+                dict.fromkeys(
+                    [
+                        *([plan.names[sighting.address]] if sighting.address in plan.names else []),
+                        *names.get(sighting.address, ()),
+                        *sighting.hostnames,
+                    ]
+                )
             ),
             vendor=sighting.vendor,
             addresses=sighting.own_addresses,
-            services=tuple(ObservedService(s.protocol, s.port, s.name, s.product, s.version) for s in sighting.services),
+            services=tuple(
+                ObservedService(s.protocol, s.port, s.name, s.product, s.version) for s in sighting.services
+            ),
             scanned_tcp=sighting.scanned_tcp,
             scanned_udp=sighting.scanned_udp,
             refused_tcp=sighting.refused_tcp,
@@ -223,7 +243,7 @@ async def _reverse_names(addresses: Sequence[str], site: str) -> dict[str, tuple
     for start in range(0, len(addresses), NAMES_AT_ONCE):
         batch = list(addresses[start : start + NAMES_AT_ONCE])
         try:
-            answer: DnsLookupResult = await dns_lookup(dns_lookup.spec.params_model(names=batch, types=["PTR"], site=site))
+            answer = await dns_lookup(DnsLookup(names=batch, types=[RecordType.PTR], site=site))
         except ToolError as problem:
             run_logger().warning("Names are not known: %s", problem)
             return found
@@ -260,7 +280,9 @@ async def own_addresses() -> list[OwnAddress]:
         if link["ifname"].startswith(CONTAINER_LINKS):
             continue
         mac = link.get("address") if link.get("link_type") == "ether" else None
-        found += [OwnAddress(entry["local"], link["ifname"], mac) for entry in link.get("addr_info", []) if "local" in entry]
+        found += [
+            OwnAddress(entry["local"], link["ifname"], mac) for entry in link.get("addr_info", []) if "local" in entry
+        ]
     return found
 
 
@@ -273,14 +295,23 @@ def add_own(sightings: Sequence[Sighting], own: Sequence[OwnAddress], shards: It
     for sighting in sightings:
         mine = by_address.pop(sighting.address, None)
         result.append(sighting if mine is None else _as_own(sighting, mine, outward))
-    for item in by_address.values():
-        if any(ipaddress.ip_address(item.address) in network for network in networks if network.version == ipaddress.ip_address(item.address).version):
-            result.append(_as_own(Sighting(item.address, "local", datetime.now(UTC)), item, outward))
+    in_scope = [
+        item
+        for item in by_address.values()
+        if any(ipaddress.ip_address(item.address) in network for network in networks)
+    ]
+    result += [_as_own(Sighting(item.address, "local", datetime.now(UTC)), item, outward) for item in in_scope]
     return result
 
 
 def _as_own(sighting: Sighting, mine: OwnAddress, outward: tuple[str, ...]) -> Sighting:
-    return replace(sighting, method="local", mac=mine.mac, hostnames=(socket.gethostname(), *sighting.hostnames), own_addresses=outward)
+    return replace(
+        sighting,
+        method="local",
+        mac=mine.mac,
+        hostnames=(socket.gethostname(), *sighting.hostnames),
+        own_addresses=outward,
+    )
 
 
 def _only_here(address: str) -> bool:

@@ -81,14 +81,17 @@ async def plan_scope(targets: Sequence[str] | None, policy: ProbePolicy) -> Plan
     """
     if targets is not None and not targets:
         raise InvalidParameters(
-            "targets: an empty list names nothing.", hint="Name networks such as 192.168.1.0/24, or leave targets out for all that policy allows."
+            "targets: an empty list names nothing.",
+            hint="Name networks such as 192.168.1.0/24, or leave targets out for all that policy allows.",
         )
     asked = [_one_loopback(text) for text in (targets if targets is not None else _everything(policy))]
     merged = gate.normalise_targets(asked)
     grant = await gate.admit(Scope(targets=merged.targets, packets_per_second=0), policy)
     hosts = [ipaddress.ip_network(address) for granted in grant.targets for address in granted.addresses]
     networks = merge_networks([*(ipaddress.ip_network(text) for text in grant.networks), *hosts])
-    names = {address: granted.asked for granted in grant.targets for address in granted.addresses if granted.asked != address}
+    names = {
+        address: granted.asked for granted in grant.targets for address in granted.addresses if granted.asked != address
+    }
     notes = [*merged.notes, *grant.notes, *(f"{missing.asked} does not resolve" for missing in grant.unresolved)]
     whole = [granted.network or address for granted in grant.targets for address in (granted.addresses or ("",))]
     return Plan(
@@ -133,7 +136,8 @@ def merge_networks(networks: Sequence[Network]) -> list[Network]:
 def _everything(policy: ProbePolicy) -> list[str]:
     if not policy.allow:
         raise InvalidParameters(
-            f"targets: site {policy.site} allows nothing, so there is nothing to discover.", hint="Allow a network: signalbox policy allow 192.168.1.0/24"
+            f"targets: site {policy.site} allows nothing, so there is nothing to discover.",
+            hint="Allow a network: signalbox policy allow 192.168.1.0/24",
         )
     return list(policy.allow)
 

@@ -43,7 +43,9 @@ def tables(result: ToolResult) -> list[tuple[str, list[dict[str, str]]]]:
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             rows = [{key.replace("_", " "): cell(item) for key, item in row.items()} for row in value]
             columns = [column for column in rows[0] if any(row.get(column) for row in rows)]
-            found.append((name.replace("_", " "), [{column: row.get(column, "") for column in columns} for row in rows]))
+            found.append(
+                (name.replace("_", " "), [{column: row.get(column, "") for column in columns} for row in rows])
+            )
     return found
 
 
@@ -70,10 +72,10 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], most: int = 50) -> str:
 
 
 def escape(text: str) -> str:
-    """Make text from a network harmless in markdown and HTML.
+    r"""Make text from a network harmless in markdown and HTML.
 
     >>> escape("<script>|`x`")
-    '&lt;script&gt;\\\\|\\\\`x\\\\`'
+    '&lt;script&gt;\\|\\`x\\`'
     """
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ").replace("\r", " ")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)

@@ -44,9 +44,16 @@ async def alert(through: list[str], what: str, run_id: str) -> list[str]:
         Message(
             title=title,
             text=text,
-            facts={"Flow": of.name, "Run": run.name, "State": state.name if state is not None else ""},
+            facts={"Flow": of.name, "Run": run.name, "State": (state.name or "") if state is not None else ""},
             url=url,
-            data={"event": "run", "what": what, "flow": of.name, "run": run.name, "run_id": str(run.id), "message": said},
+            data={
+                "event": "run",
+                "what": what,
+                "flow": of.name,
+                "run": run.name,
+                "run_id": str(run.id),
+                "message": said,
+            },
             key=f"alert-{run.id}-{what}",
         ),
         through,

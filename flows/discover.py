@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, task
-from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import _digest, _notify
 from flows._scan import OwnAddress, Sighting, add_own, default_gateways, observe, own_addresses, scan_shard
 from flows._scope import Plan, Shard, plan_scope
-from flows._text import count
+from flows._text import count, escape
 from tasks.asset._changes import Changes
 from tasks.asset._observation import ScanCoverage
 from tasks.asset._reconcile import missing_candidates, reconcile
@@ -33,12 +37,10 @@ from tasks.asset._scan_lease import scan_lease
 from tasks.core.errors import InvalidParameters, Refused, ToolError
 from tasks.core.log import run_logger
 from tasks.core.run import wiring
-from tasks.network.probe.tcp_port_check import tcp_port_check
+from tasks.network.probe.tcp_port_check import TcpPortCheck, tcp_port_check
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from prefect.states import State
+    from prefect.client.schemas.objects import State
 
     from blocks.policy import ProbePolicy
 
@@ -123,8 +125,8 @@ async def discover(
     Args:
         targets: Networks, addresses or host names; none: all that the site's policy allows.
         site: The site.
-        profile: quick (who is there, and names), standard (and the 100 most common ports with what speaks there), deep (1,000 ports, and the
-            operating system).
+        profile: quick (who is there, and names), standard (and the 100 most common ports with what speaks there),
+            deep (1,000 ports, and the operating system).
         notify: Blocks that get the digest, such as slack/ops or mail/noc.
         notify_when: Send the digest only when something happened (changes), or after every run (always).
         preview: Probe and show the exact change set, but write nothing to the inventory and tell nobody.
@@ -138,7 +140,9 @@ async def discover(
     late = _lateness()
     if late is not None and late > LATE_AFTER:
         return Cancelled(name="SkippedLate", message=f"Should have started {late} ago; the next run does the work.")
-    report, result = await _discover(targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large)
+    report, result = await _discover(
+        targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large
+    )
     return _final_state(report, result)
 
 
@@ -160,7 +164,11 @@ def _final_state(report: _digest.Report, result: DiscoverResult) -> State[Any]:
         return Completed(data=result, message=message)
     if report.outcome in ("Partial", "NoneAnswered"):
         return Completed(name=report.outcome, data=result, message=" ".join([*_digest.warnings(report)[:1], message]))
-    return Failed(name=None if report.outcome == "Failed" else report.outcome, data=result, message=" ".join([message, *_digest.warnings(report)[:1]]))
+    return Failed(
+        name=None if report.outcome == "Failed" else report.outcome,
+        data=result,
+        message=" ".join([message, *_digest.warnings(report)[:1]]),
+    )
 
 
 async def _discover(
@@ -179,10 +187,16 @@ async def _discover(
     await _notify.check_blocks(notify)
     if profile == "deep" and plan.addresses > DEEP_ASKS_ABOVE and not confirm_large:
         raise Refused(
-            f"A deep discovery of {plan.addresses} addresses takes long and touches much.", hint="If that is what you want: confirm_large (--yes)."
+            f"A deep discovery of {plan.addresses} addresses takes long and touches much.",
+            hint="If that is what you want: confirm_large (--yes).",
         )
     run_id, url = _run_identity()
-    run_logger().info("Scope: %s in %s; %s", count(plan.addresses, "address", "addresses"), count(len(plan.shards), "shard"), _predicted(plan, profile, policy))
+    run_logger().info(
+        "Scope: %s in %s; %s",
+        count(plan.addresses, "address", "addresses"),
+        count(len(plan.shards), "shard"),
+        _predicted(plan, profile, policy),
+    )
     async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"):
         outcomes = await _scan_all(plan, site, profile)
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
@@ -199,7 +213,9 @@ async def _discover(
         scanned=plan.asked,
         planned=plan.addresses,
         excluded=sum(ipaddress.ip_network(text).num_addresses for text in plan.excluded),
-        attempted=sum(network.num_addresses for outcome in outcomes if not outcome.error for network in outcome.shard.networks),
+        attempted=sum(
+            network.num_addresses for outcome in outcomes if not outcome.error for network in outcome.shard.networks
+        ),
         answered=len({sighting.address for sighting in sightings}),
         failed_shards=tuple(f"{outcome.shard.label}: {outcome.error}" for outcome in outcomes if outcome.error),
         hosts=tuple(_live_hosts(sightings, changes)),
@@ -236,7 +252,9 @@ async def _scan_all(plan: Plan, site: str, profile: Profile) -> list[_Outcome]:
     """Scan every shard, two at a time; a failure costs its shard."""
     places = asyncio.Semaphore(SHARDS_AT_ONCE)
     done = 0
-    progress = await acreate_progress_artifact(progress=0.0, key="progress", description=f"0 of {count(len(plan.shards), 'shard')}")
+    progress = await acreate_progress_artifact(
+        progress=0.0, key="progress", description=f"0 of {count(len(plan.shards), 'shard')}"
+    )
 
     async def one(shard: Shard) -> _Outcome:
         nonlocal done
@@ -244,7 +262,11 @@ async def _scan_all(plan: Plan, site: str, profile: Profile) -> list[_Outcome]:
             outcome = await _scan_one(shard, site, profile)
         done += 1
         await _quietly(
-            aupdate_progress_artifact(artifact_id=progress, progress=100.0 * done / len(plan.shards), description=f"{done} of {count(len(plan.shards), 'shard')}")
+            aupdate_progress_artifact(
+                artifact_id=progress,
+                progress=100.0 * done / len(plan.shards),
+                description=f"{done} of {count(len(plan.shards), 'shard')}",
+            )
         )
         return outcome
 
@@ -264,7 +286,9 @@ async def _scan_one(shard: Shard, site: str, profile: Profile) -> _Outcome:
     return _Outcome(shard, error=problem, complete=False)
 
 
-def _coverage(plan: Plan, outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], own: Sequence[OwnAddress]) -> ScanCoverage:
+def _coverage(
+    plan: Plan, outcomes: Sequence[_Outcome], sightings: Sequence[Sighting], own: Sequence[OwnAddress]
+) -> ScanCoverage:
     def networks(chosen: Sequence[_Outcome]) -> tuple[str, ...]:
         return tuple(str(network) for outcome in chosen for network in outcome.shard.networks)
 
@@ -292,14 +316,18 @@ def _outcome(outcomes: Sequence[_Outcome], answered: bool, link_up: bool) -> _di
 
 
 async def _link_is_up(site: str, policy: ProbePolicy) -> bool:
-    """Whether this machine's network works although nothing answered: a sentinel (the default gateway) answers, where policy lets us ask."""
-    from tasks.network.probe.ping import ping
+    """Whether the network works although nothing answered: the default gateway does, where policy lets us ask it."""
+    from tasks.network.probe.ping import Ping, ping
 
-    gateways = [address for address in await default_gateways() if any(ipaddress.ip_address(address) in ipaddress.ip_network(entry) for entry in policy.allow)]
+    gateways = [
+        address
+        for address in await default_gateways()
+        if any(ipaddress.ip_address(address) in ipaddress.ip_network(entry) for entry in policy.allow)
+    ]
     if not gateways:
         return False
     try:
-        answer = await ping(ping.spec.params_model(targets=gateways, count=2, site=site))
+        answer = await ping(Ping(targets=gateways, count=2, site=site))
     except ToolError:
         return False
     return any(host.received for host in answer.hosts)
@@ -320,11 +348,17 @@ async def _confirm_absent(site: str, addresses: Sequence[str]) -> frozenset[str]
     for start in range(0, len(addresses), 256):
         batch = list(addresses[start : start + 256])
         try:
-            answer = await tcp_port_check(tcp_port_check.spec.params_model(targets=batch, ports=CONFIRM_PORTS, site=site))
+            answer = await tcp_port_check(TcpPortCheck(targets=batch, ports=CONFIRM_PORTS, site=site))
         except ToolError as error:
-            run_logger().warning("The second look at %s failed: nothing there is called missing. %s", count(len(batch), "host"), error)
+            run_logger().warning(
+                "The second look at %s failed: nothing there is called missing. %s", count(len(batch), "host"), error
+            )
             continue
-        silent |= {host.target for host in answer.hosts if host.ports and all(port.state in ("filtered", "unreachable") for port in host.ports)}
+        silent |= {
+            host.target
+            for host in answer.hosts
+            if host.ports and all(port.state in ("filtered", "unreachable") for port in host.ports)
+        }
     return frozenset(silent)
 
 
@@ -341,13 +375,19 @@ def _live_hosts(sightings: Sequence[Sighting], changes: Changes | None) -> list[
         )
         for sighting in sightings
     ]
-    return sorted(hosts, key=lambda host: (ipaddress.ip_address(host.address).version, ipaddress.ip_address(host.address)))
+    return sorted(
+        hosts, key=lambda host: (ipaddress.ip_address(host.address).version, ipaddress.ip_address(host.address))
+    )
 
 
 async def _publish(report: _digest.Report) -> None:
     """Put the summary and the tables on the run page. A server that cannot take an artifact does not undo a discovery."""
     prefix = "preview-" if report.preview else ""
-    await _quietly(acreate_markdown_artifact(key=f"{prefix}discovery", markdown=_digest.markdown(report), description=_digest.title(report)))
+    await _quietly(
+        acreate_markdown_artifact(
+            key=f"{prefix}discovery", markdown=_digest.markdown(report), description=_digest.title(report)
+        )
+    )
     tables: list[tuple[str, list[dict[str, str]]]] = [
         ("hosts", _digest.host_rows(report.hosts)),
         ("new", _digest.event_rows(report.new)),
@@ -356,13 +396,17 @@ async def _publish(report: _digest.Report) -> None:
     ]
     for key, rows in tables:
         if rows:
-            await _quietly(acreate_table_artifact(key=prefix + key, table=[dict(row) for row in rows[:500]], description=f"{key}: {len(rows)}"))
+            await _quietly(
+                acreate_table_artifact(
+                    key=prefix + key, table=[dict(row) for row in rows[:500]], description=f"{key}: {len(rows)}"
+                )
+            )
 
 
 async def _quietly(publishing: Awaitable[Any]) -> None:
     try:
         await publishing
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever the API client raises: a discovery is worth more than its page
         run_logger().warning("The run page lacks an artifact: %s", type(error).__name__)
 
 
@@ -385,7 +429,13 @@ async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str,
             "Gone": str(len(report.gone)),
         },
         url=report.url,
-        data={"event": "discovery", "site": report.site, "outcome": report.outcome, "counts": dict(report.changes.counts) if report.changes else {}, "changes": _digest.event_rows(report.loud[:200])},
+        data={
+            "event": "discovery",
+            "site": report.site,
+            "outcome": report.outcome,
+            "counts": dict(report.changes.counts) if report.changes else {},
+            "changes": _digest.event_rows(report.loud[:200]),
+        },
         key=f"discover-{run_id}",
     )
     deliveries = await _notify.send(message, notify)
@@ -394,8 +444,14 @@ async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str,
             run_logger().error("%s was not told: %s", delivery.block, delivery.error)
     failed = [delivery for delivery in deliveries if not delivery.sent]
     if failed:
-        lines = "\n".join(f"- **{_digest.escape(delivery.block)}**: {_digest.escape(delivery.error)}" for delivery in failed)
-        await _quietly(acreate_markdown_artifact(key="not-told", markdown=f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run.", description="Blocks that could not be told"))
+        lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
+        await _quietly(
+            acreate_markdown_artifact(
+                key="not-told",
+                markdown=f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run.",
+                description="Blocks that could not be told",
+            )
+        )
     return deliveries
 
 

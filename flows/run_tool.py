@@ -71,7 +71,9 @@ def _rename_references(node: Any) -> Any:
     """Point `#/$defs/X` at `#/definitions/X`: Prefect's forms and its validator know only the latter."""
     if isinstance(node, dict):
         return {
-            key: value.replace("#/$defs/", "#/definitions/") if key == "$ref" and isinstance(value, str) else _rename_references(value)
+            key: value.replace("#/$defs/", "#/definitions/")
+            if key == "$ref" and isinstance(value, str)
+            else _rename_references(value)
             for key, value in node.items()
         }
     if isinstance(node, list):

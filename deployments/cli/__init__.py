@@ -63,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("EventsWorker").setLevel(logging.ERROR)
         result = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return complain(str(error).rstrip("."), f"See: signalbox {' '.join(error.command_chain or ())} --help".replace("  ", " "), status=2)
+        return complain(
+            str(error).rstrip("."),
+            f"See: signalbox {' '.join(error.command_chain or ())} --help".replace("  ", " "),
+            status=2,
+        )
     except ToolError as error:
         return complain(error.message, error.hint, status=error.exit_status)
     except KeyboardInterrupt:

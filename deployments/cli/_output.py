@@ -13,7 +13,6 @@ from rich.table import Table
 
 from flows._text import cell
 
-
 PIPE_WIDTH = 180
 
 
@@ -45,10 +44,14 @@ def explain_unexpected(error: Exception) -> int:
     if isinstance(error, httpx.HTTPError):
         return complain("The Prefect API does not answer.", "Is signalbox up? signalbox status", status=1)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return complain("The disk is full.", "Free some space, or set SIGNALBOX_HOME to a folder on another disk.", status=1)
+        return complain(
+            "The disk is full.", "Free some space, or set SIGNALBOX_HOME to a folder on another disk.", status=1
+        )
     if isinstance(error, OSError) and error.filename:
         return complain(f"{error.strerror}: {error.filename}", status=1)
-    return complain(f"{type(error).__name__}: {error}", "For the traceback: SIGNALBOX_LOG_LEVEL=DEBUG signalbox ...", status=1)
+    return complain(
+        f"{type(error).__name__}: {error}", "For the traceback: SIGNALBOX_LOG_LEVEL=DEBUG signalbox ...", status=1
+    )
 
 
 def emit_json(data: Any) -> None:
@@ -56,11 +59,20 @@ def emit_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def emit_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, columns: Sequence[str] | None = None) -> None:
+def emit_table(
+    rows: Sequence[Mapping[str, Any]], *, title: str | None = None, columns: Sequence[str] | None = None
+) -> None:
     """Print rows as a table; columns that hold nothing are left out."""
     names = list(columns or (rows[0] if rows else ()))
     names = [name for name in names if any(row.get(name) not in (None, "", [], {}) for row in rows)]
-    table = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(
+        title=escape(title) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_edge=False,
+    )
     for name in names:
         table.add_column(escape(name.replace("_", " ").upper()), overflow="fold")
     for row in rows:

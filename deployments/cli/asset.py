@@ -52,7 +52,12 @@ def _listing(name: str, options: Sequence[str]) -> int:
         return 0
     rows = [asset.model_dump(mode="json") for asset in result.assets]
     if rows:
-        emit_table(rows, columns=[column for column in COLUMNS if column != "site" or any(row["site"] != settings().site for row in rows)])
+        emit_table(
+            rows,
+            columns=[
+                column for column in COLUMNS if column != "site" or any(row["site"] != settings().site for row in rows)
+            ],
+        )
     say(f"\n{result.headline()}" if rows else result.headline())
     if getattr(result, "next_cursor", None):
         say(f"The next page: --cursor {result.next_cursor}")
@@ -114,7 +119,10 @@ def candidates(*, site: str | None = None, state: str = "open", json: bool = Fal
         emit_json(rows)
     else:
         emit_table(rows, columns=("id", "kind", "ip", "mac", "reason", "sightings", "state", "last_seen"))
-        say(f"\n{count(len(rows), 'candidate')}." + (" Decide: signalbox asset accept ID, signalbox asset ignore ID" if rows else ""))
+        say(
+            f"\n{count(len(rows), 'candidate')}."
+            + (" Decide: signalbox asset accept ID, signalbox asset ignore ID" if rows else "")
+        )
     return 0
 
 
@@ -161,10 +169,16 @@ def conflicts(*, site: str | None = None, state: str = "open", json: bool = Fals
         emit_json([dataclasses.asdict(entry) for entry in found])
         return 0
     for entry in found:
-        say(f"{entry.id}  {entry.kind}  {entry.ip or ''}  {entry.reason}  (seen {entry.sightings} times, assets {', '.join(map(str, entry.asset_ids)) or 'none'})")
+        assets = ", ".join(map(str, entry.asset_ids)) or "none"
+        say(
+            f"{entry.id}  {entry.kind}  {entry.ip or ''}  {entry.reason}  (seen {entry.sightings} times, assets {assets})"
+        )
         for evidence in entry.evidence:
             emit_table([{"what": key, "evidence": value} for key, value in evidence.items()])
-    say(f"{count(len(found), 'conflict')}." + (" Decide: signalbox asset merge KEEP OTHER, or signalbox asset settle ID" if found else ""))
+    say(
+        f"{count(len(found), 'conflict')}."
+        + (" Decide: signalbox asset merge KEEP OTHER, or signalbox asset settle ID" if found else "")
+    )
     return 0
 
 
@@ -258,7 +272,13 @@ def history(asset: int, /, *, site: str | None = None, limit: int = 50, json: bo
 
 @app.command(name="import")
 def import_file(
-    file: Path, /, *, format: Literal["auto", "csv", "netbox", "nmap"] = "auto", site: str | None = None, dry_run: bool = False, json: bool = False
+    file: Path,
+    /,
+    *,
+    format: Literal["auto", "csv", "netbox", "nmap"] = "auto",
+    site: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> int:
     """Import assets from a file: all of it or nothing, every error by its line.
 
@@ -273,9 +293,11 @@ def import_file(
 
     try:
         data = file.read_bytes()
-    except OSError as error:
-        raise NotFound(f"{file} cannot be read: {error.strerror}.") from None
-    report = _run(_exchange.import_assets(data, format=format, site=site or settings().site, dry_run=dry_run, by=_who()))
+    except OSError as problem:
+        raise NotFound(f"{file} cannot be read: {problem.strerror}.") from None
+    report = _run(
+        _exchange.import_assets(data, format=format, site=site or settings().site, dry_run=dry_run, by=_who())
+    )
     if json:
         emit_json(dataclasses.asdict(report))
         return 1 if report.errors else 0
@@ -310,7 +332,13 @@ def export(file: Path | None = None, /, *, format: Literal["csv", "json"] = "csv
 
 
 def events(
-    *, site: str | None = None, since: str = "24h", kind: Annotated[list[str] | None, Parameter(negative=())] = None, all: bool = False, limit: int = 100, json: bool = False
+    *,
+    site: str | None = None,
+    since: str = "24h",
+    kind: Annotated[list[str] | None, Parameter(negative=())] = None,
+    all: bool = False,
+    limit: int = 100,
+    json: bool = False,
 ) -> int:
     """Show what happened in the inventory, the newest last.
 
@@ -324,7 +352,11 @@ def events(
     """
     from tasks.asset import _operator
 
-    found = _run(_operator.events(site or settings().site, since=_moment(since), kinds=tuple(kind or ()), loud=not all, limit=limit))
+    found = _run(
+        _operator.events(
+            site or settings().site, since=_moment(since), kinds=tuple(kind or ()), loud=not all, limit=limit
+        )
+    )
     return _show_events(found, json)
 
 
@@ -347,5 +379,7 @@ def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidParameters(f"--since {text!r} is no time.", hint="Right would be 30m, 24h, 7d or 2026-01-31T12:00.") from None
+        raise InvalidParameters(
+            f"--since {text!r} is no time.", hint="Right would be 30m, 24h, 7d or 2026-01-31T12:00."
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

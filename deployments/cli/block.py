@@ -87,7 +87,10 @@ def create(name: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen
         try:
             block = kind.model_validate(given)
         except ValidationError as error:
-            said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False))
+            said = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors(include_input=False)
+            )
             raise InvalidParameters(f"{name}: {said}.", hint=f"See: signalbox block create {short} --help") from None
         try:
             await block.save(document, overwrite=overwrite)
@@ -109,7 +112,9 @@ def delete(name: str, /) -> int:
     short, _, document = name.partition("/")
     kind = next((kind for kind in block_classes() if kind.short == short), None)  # type: ignore[attr-defined]
     if kind is None or not document:
-        raise InvalidParameters(f"{name!r} does not name a block.", hint="Right would be slack/ops; see: signalbox block list")
+        raise InvalidParameters(
+            f"{name!r} does not name a block.", hint="Right would be slack/ops; see: signalbox block list"
+        )
     try:
         asyncio.run(kind.adelete(document))
     except ValueError:
@@ -135,7 +140,9 @@ def _explain(kind: type[Block], short: str) -> None:
 
 class _Usage(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InvalidParameters(f"{self.prog}: {message}.", hint=f"See: signalbox block create {self.prog.partition('/')[0]} --help")
+        raise InvalidParameters(
+            f"{self.prog}: {message}.", hint=f"See: signalbox block create {self.prog.partition('/')[0]} --help"
+        )
 
 
 def _parse(kind: type[Block], name: str, options: tuple[str, ...]) -> tuple[dict[str, Any], bool]:

@@ -36,15 +36,21 @@ def list_files(*, site: str | None = None, limit: int = 50, json: bool = False) 
     """
     store = _store(site)
     rows = [
-        {"name": entry.name, "size_bytes": entry.size_bytes, "modified": datetime.fromtimestamp(entry.modified_at, UTC).isoformat(timespec="seconds")}
+        {
+            "name": entry.name,
+            "size_bytes": entry.size_bytes,
+            "modified": datetime.fromtimestamp(entry.modified_at, UTC).isoformat(timespec="seconds"),
+        }
         for entry in store.files()
     ]
     if json:
         emit_json(rows)
         return 0
     emit_table(rows[-limit:])
-    used = sum(int(row["size_bytes"]) for row in rows)
-    say(f"\n{count(len(rows), 'file')}, {used:,} of {store.quota_bytes:,} bytes in {store.folder}; kept {store.retention_days} days.")
+    used = store.usage()
+    say(
+        f"\n{count(len(rows), 'file')}, {used:,} of {store.quota_bytes:,} bytes in {store.folder}; kept {store.retention_days} days."
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from tasks.core.settings import settings
 
 
 def discover(
-    *targets: Annotated[str, Parameter(help="Networks, addresses or names; none: all that policy allows.")],
+    *targets: str,
     site: str | None = None,
     profile: Literal["quick", "standard", "deep"] = "standard",
     notify: Annotated[list[str] | None, Parameter(negative=())] = None,
@@ -28,6 +28,7 @@ def discover(
     """Discover networks, bring the inventory up to date, show what is there and what changed.
 
     Args:
+        targets: Networks, addresses or names; none: all that policy allows.
         site: The site; default: this machine's.
         profile: quick: who is there. standard: and common services. deep: 1,000 ports and the operating system.
         notify: Block that gets the digest, such as slack/ops or mail/noc; may be repeated.
@@ -73,7 +74,9 @@ def show(state: Any, *, as_json: bool = False, picture: Path | None = None) -> i
     """Show a discovery's result; return the exit status."""
     from flows.discover import DiscoverResult
 
-    result = getattr(state.data, "result", state.data)  # Prefect wraps what a flow returns, even when nothing is persisted
+    result = getattr(
+        state.data, "result", state.data
+    )  # Prefect wraps what a flow returns, even when nothing is persisted
     if not isinstance(result, DiscoverResult):
         error = result if isinstance(result, BaseException) else None
         if error is not None:
@@ -102,7 +105,12 @@ async def _plan(targets: list[str] | None, site: str, *, as_json: bool) -> int:
 
     policy = await wiring().policy(site)
     plan = await plan_scope(targets, policy)
-    cost = predict("services", plan.addresses, packets_per_second=policy.packets_per_second, host_packets_per_second=policy.host_packets_per_second)
+    cost = predict(
+        "services",
+        plan.addresses,
+        packets_per_second=policy.packets_per_second,
+        host_packets_per_second=policy.host_packets_per_second,
+    )
     data = {
         "dry_run": True,
         "scope": list(plan.asked),
@@ -117,7 +125,9 @@ async def _plan(targets: list[str] | None, site: str, *, as_json: bool) -> int:
     if as_json:
         emit_json(data)
         return 0
-    say(f"Would discover {', '.join(plan.asked)}: {plan.addresses} addresses in {len(plan.shards)} shards, allowed by {plan.allowed_by}.")
+    say(
+        f"Would discover {', '.join(plan.asked)}: {plan.addresses} addresses in {len(plan.shards)} shards, allowed by {plan.allowed_by}."
+    )
     say(f"If every address were alive: at most {cost.packets} packets and {cost.seconds:.0f} s. Nothing was sent.")
     for note in plan.notes:
         say(f"Note: {note}")

@@ -31,9 +31,13 @@ def _change(site: str | None, edit: Callable[[dict[str, Any]], None]) -> ProbePo
         fields = (await wiring().policy(name)).model_dump(mode="json", exclude={"block_type_slug"})
         edit(fields)
         try:
-            policy = ProbePolicy.model_validate({key: value for key, value in fields.items() if key in ProbePolicy.model_fields})
+            policy = ProbePolicy.model_validate(
+                {key: value for key, value in fields.items() if key in ProbePolicy.model_fields}
+            )
         except ValidationError as error:
-            raise InvalidParameters("; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors()) + ".") from None
+            raise InvalidParameters(
+                "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors()) + "."
+            ) from None
         await policy.save(name, overwrite=True)
         await ensure_budget(name, policy.packets_per_second)
         await _keep_nightly(name, policy)
@@ -81,7 +85,12 @@ def show(*, site: str | None = None, json: bool = False) -> int:
         emit_json({"site": name, **fields})
         return 0
     exclusions = fields.pop("exclude")
-    emit_table([{"what": key.replace("_", " "), "site " + name: value if value not in ([], "") else "none"} for key, value in fields.items()])
+    emit_table(
+        [
+            {"what": key.replace("_", " "), "site " + name: value if value not in ([], "") else "none"}
+            for key, value in fields.items()
+        ]
+    )
     if exclusions:
         say("\nNever probed:")
         emit_table(exclusions)
@@ -115,9 +124,14 @@ def exclude(*prefixes: str, reason: str = "", site: str | None = None, remove: b
         remove: No longer exclude them.
     """
     if not prefixes:
-        raise InvalidParameters("Name what is to be excluded.", hint='For example: signalbox policy exclude 10.0.5.0/24 --reason "heart monitors"')
+        raise InvalidParameters(
+            "Name what is to be excluded.",
+            hint='For example: signalbox policy exclude 10.0.5.0/24 --reason "heart monitors"',
+        )
     if not remove and not reason.strip():
-        raise InvalidParameters("Say why: every refusal repeats it.", hint='For example: --reason "heart monitors, ask the clinic"')
+        raise InvalidParameters(
+            "Say why: every refusal repeats it.", hint='For example: --reason "heart monitors, ask the clinic"'
+        )
     wanted = [_canonical(prefix) for prefix in prefixes]
 
     def edit(fields: dict[str, Any]) -> None:
@@ -142,7 +156,9 @@ def ports(*, open: str | None = None, close: str | None = None, site: str | None
         site: The site; default: this machine's.
     """
     if (open is None) == (close is None):
-        raise InvalidParameters("Give --open PORTS or --close PORTS.", hint="For example: signalbox policy ports --open 9100")
+        raise InvalidParameters(
+            "Give --open PORTS or --close PORTS.", hint="For example: signalbox policy ports --open 9100"
+        )
 
     def edit(fields: dict[str, Any]) -> None:
         try:
@@ -197,7 +213,9 @@ def rate(packets_per_second: int, /, *, host: int | None = None, site: str | Non
             fields["host_packets_per_second"] = host
 
     policy = _change(site, edit)
-    say(f"Packets per second: {policy.packets_per_second} for the site, {policy.host_packets_per_second or 'no cap'} per host")
+    say(
+        f"Packets per second: {policy.packets_per_second} for the site, {policy.host_packets_per_second or 'no cap'} per host"
+    )
     return 0
 
 

@@ -30,7 +30,9 @@ def add(name: str, /) -> int:
     try:
         TypeAdapter(SiteName).validate_python(name)
     except ValidationError:
-        raise InvalidParameters(f"{name!r} cannot name a site.", hint="Lower-case letters, digits and dashes, such as berlin-2.") from None
+        raise InvalidParameters(
+            f"{name!r} cannot name a site.", hint="Lower-case letters, digits and dashes, such as berlin-2."
+        ) from None
 
     async def work() -> None:
         if await load_or_none(ProbePolicy, name) is not None:
@@ -56,7 +58,12 @@ def list_sites(*, json: bool = False) -> int:
     from deployments.cli.block import documents
 
     rows = [
-        {"site": name, "allow": list(data.get("allow", [])), "exclude": len(data.get("exclude", [])), "packets per second": data.get("packets_per_second")}
+        {
+            "site": name,
+            "allow": list(data.get("allow", [])),
+            "exclude": len(data.get("exclude", [])),
+            "packets per second": data.get("packets_per_second"),
+        }
         for name, data in asyncio.run(documents(ProbePolicy))
     ]
     if json:

@@ -55,7 +55,16 @@ def status(*, json: bool = False) -> int:
         for service in found.services
     ]
     if json:
-        emit_json({"home": str(found.home), "phase": found.phase, "crashed": found.crashed, "ui": found.ui_url, "api": found.api_url, "services": rows})
+        emit_json(
+            {
+                "home": str(found.home),
+                "phase": found.phase,
+                "crashed": found.crashed,
+                "ui": found.ui_url,
+                "api": found.api_url,
+                "services": rows,
+            }
+        )
         return 0 if found.up else 1
     word = {"ready": "up", "down": "down", "failed": "not up: the last start failed"}.get(found.phase, found.phase)
     say(f"signalbox is {word}.  Home: {found.home}")
@@ -97,7 +106,9 @@ def doctor(*, json: bool = False) -> int:
     if json:
         emit_json([{"name": check.name, "ok": check.ok, "detail": check.detail, "fix": check.fix} for check in checks])
     else:
-        emit_table([{"check": check.name, "": "ok" if check.ok else "PROBLEM", "detail": check.detail} for check in checks])
+        emit_table(
+            [{"check": check.name, "": "ok" if check.ok else "PROBLEM", "detail": check.detail} for check in checks]
+        )
         for check in checks:
             if not check.ok and check.fix:
                 say(f"\n{check.name}: {check.fix}")
@@ -157,7 +168,7 @@ def _networks() -> list[tuple[str, str]]:
     found = [
         (str(route["dst"]), str(route["dev"]))
         for route in routes
-        if "/" in str(route.get("dst", "")) and not str(route.get("dev", "")).startswith(("docker", "br-", "veth", "virbr", "cni"))
+        if "/" in str(route.get("dst", ""))
+        and not str(route.get("dev", "")).startswith(("docker", "br-", "veth", "virbr", "cni"))
     ]
     return sorted(found, key=lambda item: item[1] not in default)
-

@@ -28,12 +28,20 @@ def list_tools(*, service: str | None = None, json: bool = False) -> int:
         json: Print one JSON document.
     """
     rows = [
-        {"tool": spec.name, "group": spec.group, "safety": str(spec.safety), "aliases": list(spec.aliases), "what it does": spec.summary}
+        {
+            "tool": spec.name,
+            "group": spec.group,
+            "safety": str(spec.safety),
+            "aliases": list(spec.aliases),
+            "what it does": spec.summary,
+        }
         for spec in load_tools().values()
         if service is None or str(spec.service) == service.lower()
     ]
     if service is not None and not rows:
-        raise InvalidParameters(f"There is no service {service!r}.", hint="Services: automation, communication, asset, network.")
+        raise InvalidParameters(
+            f"There is no service {service!r}.", hint="Services: automation, communication, asset, network."
+        )
     if json:
         emit_json(rows)
     else:
@@ -166,10 +174,19 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
 
 
 def _show_plan(spec: ToolSpec, checked: Any, policy: Any, grant: Any, *, as_json: bool) -> int:
-    addresses = [str(address) for granted in grant.targets for address in granted.addresses or (granted.network,)] if grant else []
+    addresses = (
+        [str(address) for granted in grant.targets for address in granted.addresses or (granted.network,)]
+        if grant
+        else []
+    )
     allowed_by = grant.allowed_by if grant else f"ceiling {policy.ceiling}"
     if as_json:
-        plan = {"tool": spec.name, "parameters": checked.model_dump(mode="json"), "safety": str(spec.safety), "allowed_by": allowed_by}
+        plan = {
+            "tool": spec.name,
+            "parameters": checked.model_dump(mode="json"),
+            "safety": str(spec.safety),
+            "allowed_by": allowed_by,
+        }
         emit_json({"dry_run": True, **plan, "addresses": addresses})
         return 0
     say(f"Would run {spec.name} ({spec.safety}), allowed by {allowed_by}. Nothing was sent.")
@@ -210,16 +227,25 @@ def _resolve(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, An
 
 def _takes(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     words = []
-    for variant in _variants(field):
-        variant = _resolve(variant.get("items", variant) if variant.get("type") == "array" else variant, definitions)
+    for choice in _variants(field):
+        variant = _resolve(choice.get("items", choice) if choice.get("type") == "array" else choice, definitions)
         if "enum" in variant or "const" in variant:
             words.append("|".join(map(str, variant.get("enum", [variant.get("const")]))))
         elif variant.get("type") in ("object", None):
             words.append("JSON")
         else:
             low, high = variant.get("minimum"), variant.get("maximum")
-            limits = f" {low:g}-{high:g}" if low is not None and high is not None else f" >= {low:g}" if low is not None else ""
-            words.append({"string": "text", "integer": "number", "boolean": "yes/no"}.get(variant["type"], variant["type"]) + limits)
+            limits = (
+                f" {low:g}-{high:g}"
+                if low is not None and high is not None
+                else f" >= {low:g}"
+                if low is not None
+                else ""
+            )
+            words.append(
+                {"string": "text", "integer": "number", "boolean": "yes/no"}.get(variant["type"], variant["type"])
+                + limits
+            )
     return " or ".join(dict.fromkeys(words))
 
 
@@ -275,14 +301,18 @@ def _parse(spec: ToolSpec, options: Sequence[str]) -> tuple[dict[str, Any], bool
     if given["params!"]:
         params = _json(spec.name, "params", given["params!"])
         if not isinstance(params, dict):
-            raise InvalidParameters(f"{spec.name}: --params must be a JSON object.", hint=f"See: signalbox tool show {spec.name}")
+            raise InvalidParameters(
+                f"{spec.name}: --params must be a JSON object.", hint=f"See: signalbox tool show {spec.name}"
+            )
     for name, (field, definitions) in by_name.items():
         value = given[name]
         if value is None:
             continue
         if _is_list(field):
             items = [item for group in value for item in group]
-            item_schema = next(variant for variant in _variants(field) if variant.get("type") == "array").get("items", {})
+            item_schema = next(variant for variant in _variants(field) if variant.get("type") == "array").get(
+                "items", {}
+            )
             params[name] = [_value(spec.name, name, item, item_schema, definitions) for item in items]
         else:
             params[name] = value if isinstance(value, bool) else _value(spec.name, name, value, field, definitions)
@@ -292,7 +322,9 @@ def _parse(spec: ToolSpec, options: Sequence[str]) -> tuple[dict[str, Any], bool
 def _value(tool: str, name: str, text: str, field: dict[str, Any], definitions: dict[str, Any]) -> Any:
     """Read one option's text: JSON where the model wants an object, else text, which the model itself converts."""
     kinds = {_resolve(variant, definitions).get("type") for variant in _variants(field)}
-    if kinds & {"string", "integer", "number", "boolean"} and not (kinds & {"object"} and text.lstrip().startswith(("{", "["))):
+    if kinds & {"string", "integer", "number", "boolean"} and not (
+        kinds & {"object"} and text.lstrip().startswith(("{", "["))
+    ):
         return text
     return _json(tool, name, text)
 
@@ -302,5 +334,6 @@ def _json(tool: str, name: str, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidParameters(
-            f"{tool}: {name} must be JSON: {error.msg} at character {error.pos}.", hint='For example: \'{"name": "value"}\''
+            f"{tool}: {name} must be JSON: {error.msg} at character {error.pos}.",
+            hint='For example: \'{"name": "value"}\'',
         ) from None

@@ -54,7 +54,10 @@ async def scan_lease(site: str, networks: Sequence[str], run_id: str, *, wait: b
         yield
     except asyncio.CancelledError:
         if lost:
-            raise Busy("The lease on the scanned networks was lost: the database was away too long.", hint="Run the discovery again.") from None
+            raise Busy(
+                "The lease on the scanned networks was lost: the database was away too long.",
+                hint="Run the discovery again.",
+            ) from None
         raise
     finally:
         keeper.cancel()
@@ -66,11 +69,15 @@ async def _acquire(site: str, networks: Sequence[str], run_id: str, wait: bool) 
     end = time.monotonic() + LONGEST_WAIT_SECONDS
     told = False
     while True:
-        holder = await database().run(lambda connection: scan_leases.acquire(connection, site, networks, run_id, LEASE_SECONDS))
+        holder = await database().run(
+            lambda connection: scan_leases.acquire(connection, site, networks, run_id, LEASE_SECONDS)
+        )
         if holder is None:
             return
         if not wait or time.monotonic() > end:
-            raise Busy(f"{holder.cidr} is being scanned by run {holder.run_id}.", hint="Wait for it, or ask with overlap=wait.")
+            raise Busy(
+                f"{holder.cidr} is being scanned by run {holder.run_id}.", hint="Wait for it, or ask with overlap=wait."
+            )
         if not told:
             run_logger().info("Waiting: run %s scans %s", holder.run_id, holder.cidr)
             told = True

@@ -64,12 +64,18 @@ def parse_network(text: str) -> Network:
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{text!r} is not an address or prefix; right would be 192.168.1.0/24 or 192.168.1.7") from None
+        raise ValueError(
+            f"{text!r} is not an address or prefix; right would be 192.168.1.0/24 or 192.168.1.7"
+        ) from None
     if "/" in text and ipaddress.ip_interface(text).ip != network.network_address:
-        raise ValueError(f"{text!r} has host bits set; the network is {network}, the host {text.split('/')[0]}")
+        raise ValueError(
+            f"{text!r} has host bits set; the network is {network}, the host {text.split('/', maxsplit=1)[0]}"
+        )
     if isinstance(network, ipaddress.IPv6Network):
         if network.network_address.scope_id:
-            raise ValueError(f"{text!r} names an interface; give the address without %{network.network_address.scope_id}")
+            raise ValueError(
+                f"{text!r} names an interface; give the address without %{network.network_address.scope_id}"
+            )
         mapped = network.network_address.ipv4_mapped
         if mapped is not None and network.prefixlen >= 96:
             return ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
@@ -92,7 +98,9 @@ def parse_target(text: Any) -> str:
         return str(network.network_address) if network.num_addresses == 1 else str(network)
     name: str = text.rstrip(".").lower()
     if not all(_LABEL.match(label) for label in name.split(".")):
-        raise ValueError(f"{text!r} is neither an address nor a host name; right would be 192.168.1.7 or printer.example.com")
+        raise ValueError(
+            f"{text!r} is neither an address nor a host name; right would be 192.168.1.7 or printer.example.com"
+        )
     return name
 
 
@@ -125,7 +133,9 @@ def parse_ports(value: Any) -> tuple[int, ...]:
     Raises:
         ValueError: Not numbers or ranges of 0 < port < 65536, or a range that runs backwards.
     """
-    parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    parts: Iterable[Any] = (
+        value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    )
     ports: set[int] = set()
     for part in parts:
         match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(part))

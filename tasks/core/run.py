@@ -61,14 +61,17 @@ class LiveWiring:
         if policy is None or time.monotonic() - loaded > POLICY_CACHE_SECONDS:
             policy = await load_or_none(ProbePolicy, site)
             if policy is None:
-                raise Refused(f"Site {site!r} has no policy, so nothing is allowed there.", hint=f"Make one: signalbox site add {site}")
+                raise Refused(
+                    f"Site {site!r} has no policy, so nothing is allowed there.",
+                    hint=f"Make one: signalbox site add {site}",
+                )
             self._policies[site] = (time.monotonic(), policy)
         return policy
 
     async def block(self, name: str, kind: type[B]) -> B:
-        loaded, block = self._blocks.get((name, kind), (0.0, None))
-        if block is not None and time.monotonic() - loaded < POLICY_CACHE_SECONDS:
-            return block  # type: ignore[no-any-return]
+        loaded, cached = self._blocks.get((name, kind), (0.0, None))
+        if isinstance(cached, kind) and time.monotonic() - loaded < POLICY_CACHE_SECONDS:
+            return cached
         prefix, _, document = name.partition("/")
         short: str = kind.short  # type: ignore[attr-defined]
         if prefix != short or not document:
@@ -76,7 +79,8 @@ class LiveWiring:
         block = await load_or_none(kind, document)
         if block is None:
             raise InvalidParameters(
-                f"There is no block {name!r}.", hint=f"Make it in the UI under Blocks ({kind._block_type_name}), or see: signalbox block list"
+                f"There is no block {name!r}.",
+                hint=f"Make it in the UI under Blocks ({kind._block_type_name}), or see: signalbox block list",
             )
         self._blocks[(name, kind)] = (time.monotonic(), block)
         return block
@@ -107,11 +111,14 @@ async def load_or_none(kind: type[B], document: str) -> B | None:
     import httpx
 
     try:
-        return await kind.aload(document)  # type: ignore[no-any-return]
+        block: B = await kind.aload(document)
+        return block
     except ValueError as error:
         if "Unable to find block document" in str(error):
             return None
-        raise InvalidParameters(f"Block {kind.short}/{document} does not load: its stored values no longer fit.", hint="Save it again.") from None  # type: ignore[attr-defined]
+        raise InvalidParameters(
+            f"Block {kind.__name__} {document!r} does not load: its stored values no longer fit.", hint="Save it again."
+        ) from None
     except httpx.HTTPError:
         # The error's text carries URLs; the block's name is all a reader needs.
         raise Unreachable("The Prefect API does not answer.", hint="Is signalbox up? signalbox status") from None
@@ -128,7 +135,10 @@ class FixedWiring:
 
     async def policy(self, site: str) -> ProbePolicy:
         if site not in self.policies:
-            raise Refused(f"Site {site!r} has no policy, so nothing is allowed there.", hint=f"Make one: signalbox site add {site}")
+            raise Refused(
+                f"Site {site!r} has no policy, so nothing is allowed there.",
+                hint=f"Make one: signalbox site add {site}",
+            )
         return self.policies[site]
 
     async def block(self, name: str, kind: type[B]) -> B:

@@ -11,9 +11,10 @@ import asyncio
 import functools
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_type_hints
+from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
@@ -28,8 +29,22 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
+EventKind = Literal["queued", "refused", "started", "finished", "unknown"]
+
 P = TypeVar("P", bound=ToolParams)
 R = TypeVar("R", bound=ToolResult)
+P_contra = TypeVar("P_contra", bound=ToolParams, contravariant=True)
+R_co = TypeVar("R_co", bound=ToolResult, covariant=True)
+
+
+class ToolTask(Protocol[P_contra, R_co]):
+    """What `@tool` makes: a Prefect task that takes the tool's parameters, and carries its card."""
+
+    spec: ToolSpec
+    name: str
+
+    def __call__(self, params: P_contra) -> Coroutine[Any, Any, R_co]: ...
+
 
 PREPARATION_SECONDS = 30.0
 """Longest the steps before the body may take (policy, names, ledger), so that a silent server cannot hold a run."""
@@ -51,7 +66,7 @@ def tool(
     programs: Sequence[str] = (),
     approval: bool = False,
     idempotent: bool = False,
-) -> Callable[[Callable[[P], Awaitable[R]]], Task[[P], Any]]:
+) -> Callable[[Callable[[P], Awaitable[R]]], ToolTask[P, R]]:
     """Declare a tool: make its Prefect task and file its card in the registry.
 
     Args:
@@ -73,7 +88,7 @@ def tool(
     if retries > len(RETRY_DELAYS_SECONDS):
         raise ValueError(f"at most {len(RETRY_DELAYS_SECONDS)} retries")
 
-    def decorate(body: Callable[[P], Awaitable[R]]) -> Task[[P], Any]:
+    def decorate(body: Callable[[P], Awaitable[R]]) -> ToolTask[P, R]:
         from prefect import task
         from prefect.cache_policies import NO_CACHE
 
@@ -101,7 +116,8 @@ def tool(
         async def run(params: P) -> R:
             return await perform(spec, params)  # type: ignore[return-value]
 
-        made: Any = task(
+        make: Any = task  # its overloads know no task whose name is a function
+        made: Any = make(
             run,
             name=name,
             description=spec.summary,
@@ -189,7 +205,7 @@ def explain(error: ValidationError, given: Mapping[str, Any], model: type[ToolPa
 def _is_secret(model: type[ToolParams], name: str) -> bool:
     info = model.model_fields.get(name)
     extra = info.json_schema_extra if info else None
-    return "Secret" in str(info.annotation if info else "") or bool(isinstance(extra, dict) and extra.get("secret"))
+    return "Secret" in repr(info.annotation if info else None) or bool(isinstance(extra, dict) and extra.get("secret"))
 
 
 def _shown(given: Any, path: Sequence[str | int]) -> str:
@@ -327,7 +343,7 @@ class _Book:
             error_message=str(error) if isinstance(error, ToolError) else None,
         )
 
-    async def _record_surely(self, kind: str, **what: Any) -> None:
+    async def _record_surely(self, kind: EventKind, **what: Any) -> None:
         """Note an outcome even while this task is being cancelled, and never let the ledger hide the tool's own error."""
         noting = asyncio.ensure_future(self._record(kind, ahead=False, **what))
         try:
@@ -341,7 +357,7 @@ class _Book:
         except (ToolError, OSError) as problem:  # TimeoutError is an OSError
             run_logger().error("The ledger could not note that %s %s: %s", self.spec.name, kind, problem)
 
-    async def _record(self, kind: str, *, ahead: bool, **what: Any) -> None:
+    async def _record(self, kind: EventKind, *, ahead: bool, **what: Any) -> None:
         book = wiring().ledger()
         if book is None:
             return
@@ -349,7 +365,7 @@ class _Book:
 
         await book.record(
             RunEvent(
-                tool_run_id=self.run_id,
+                tool_run_id=UUID(self.run_id),
                 site=self.site,
                 kind=kind,
                 tool=self.spec.name,
@@ -358,8 +374,8 @@ class _Book:
                 target=self.params.about()[:500] if self.params is not None else "",
                 allowed_by=self.allowed_by,
                 request_id=self.request_id,
-                flow_run_id=self.flow_run_id,
-                task_run_id=self.task_run_id,
+                flow_run_id=UUID(self.flow_run_id) if self.flow_run_id else None,
+                task_run_id=UUID(self.task_run_id) if self.task_run_id else None,
                 who=settings().user or _login_name(),
                 attempt=self.attempt,
                 params=self.params.model_dump(mode="json") if self.params is not None else None,
@@ -381,8 +397,6 @@ def _login_name() -> str:
 
 def _prefect_ids() -> tuple[str, str, int, str | None, str | None]:
     """Return run id, request id, attempt, flow run id and task run id from Prefect's context, or fresh ids outside one."""
-    from uuid import uuid4
-
     if "prefect.context" not in sys.modules:
         return str(uuid4()), str(uuid4()), 1, None, None
     from prefect.context import FlowRunContext, TaskRunContext

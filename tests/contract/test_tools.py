@@ -43,7 +43,9 @@ def test_its_name_is_its_modules_name_and_its_tasks_name(spec: ToolSpec) -> None
 @every_tool
 def test_it_has_a_test_file_in_the_same_place(spec: ToolSpec) -> None:
     service = spec.module.split(".")[1]
-    assert list((ROOT / "tests" / "tasks" / service).rglob(f"test_{spec.name}.py")), f"tests/tasks/{service}/test_{spec.name}.py"
+    assert list((ROOT / "tests" / "tasks" / service).rglob(f"test_{spec.name}.py")), (
+        f"tests/tasks/{service}/test_{spec.name}.py"
+    )
 
 
 @every_tool
@@ -119,7 +121,9 @@ def test_its_form_accepts_its_examples_and_refuses_an_unknown_parameter(spec: To
 @every_tool
 def test_its_form_shows_the_fields_in_the_models_order(spec: ToolSpec) -> None:
     inner = form_schema(spec.name)["definitions"][spec.params_model.__name__]
-    assert [name for name, field in sorted(inner["properties"].items(), key=lambda item: item[1]["position"])] == list(spec.params_model.model_fields)
+    assert [name for name, field in sorted(inner["properties"].items(), key=lambda item: item[1]["position"])] == list(
+        spec.params_model.model_fields
+    )
 
 
 @every_tool
@@ -147,6 +151,15 @@ def test_inventory_tools_know_their_site(spec: ToolSpec) -> None:
 def test_any_spelling_of_its_name_and_aliases_finds_it(spec: ToolSpec) -> None:
     for name in (spec.name, *spec.aliases):
         words = name.split("_")
-        for spelling in (name, name.upper(), name.title(), "-".join(words), " ".join(words), "".join(word.title() for word in words), f" {name} ", "_".join(words).swapcase()):
+        for spelling in (
+            name,
+            name.upper(),
+            name.title(),
+            "-".join(words),
+            " ".join(words),
+            "".join(word.title() for word in words),
+            f" {name} ",
+            "_".join(words).swapcase(),
+        ):
             found = find_tool(spelling)
             assert found.name == spec.name and found.service == spec.service

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,11 +15,29 @@ from pydantic import Field
 from blocks.policy import Exclusion, ProbePolicy
 from tasks.core import registry
 from tasks.core import tool as kit
-from tasks.core.errors import Busy, DatabaseGone, InvalidParameters, Refused, ToolTimeout, Unauthorized, UnknownTool, Unreachable
+from tasks.core.errors import (
+    Busy,
+    DatabaseGone,
+    InvalidParameters,
+    Refused,
+    ToolTimeout,
+    Unauthorized,
+    UnknownTool,
+    Unreachable,
+)
 from tasks.core.ledger import RunEvent
-from tasks.core.models import Example, PortList, ProbeParams, Safety, Scope, Service, ToolParams, ToolResult, parse_ports
+from tasks.core.models import (
+    Example,
+    PortList,
+    ProbeParams,
+    Safety,
+    Scope,
+    Service,
+    ToolParams,
+    ToolResult,
+    parse_ports,
+)
 from tasks.core.run import current_run
-
 
 CALLS: list[Any] = []
 Perform = Callable[..., Any]
@@ -69,7 +87,7 @@ class Book:
 
 
 @pytest.fixture
-def make_tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def make_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(registry, "TOOLS", {})
     monkeypatch.setattr(registry, "_NAMES", {})
     CALLS.clear()
@@ -84,9 +102,11 @@ def make_tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
             return Slept(word=params.word)
 
         sleep_tool.__annotations__ = {"params": Sleep, "return": Slept}
-        return kit.tool(service=Service.AUTOMATION, safety=safety, timeout=options.pop("timeout", 5), **options)(sleep_tool)
+        return kit.tool(service=Service.AUTOMATION, safety=safety, timeout=options.pop("timeout", 5), **options)(
+            sleep_tool
+        )
 
-    yield make
+    return make
 
 
 @pytest.fixture
@@ -113,7 +133,9 @@ async def test_a_result_comes_back_and_the_ledger_has_the_run(make_tool: Callabl
     assert started.safety == "read" and started.service == "automation" and started.request_id and started.who
 
 
-async def test_a_deadline_ends_the_body_and_is_a_timeout_error_that_is_not_retried(make_tool: Callable[..., Any], perform: Perform) -> None:
+async def test_a_deadline_ends_the_body_and_is_a_timeout_error_that_is_not_retried(
+    make_tool: Callable[..., Any], perform: Perform
+) -> None:
     book = Book()
     begun = time.monotonic()
     with pytest.raises(ToolTimeout, match=r"sleep_tool did not finish within its deadline of 0\.2 s") as caught:
@@ -134,13 +156,18 @@ async def test_a_cancel_reaches_the_body_and_is_noted(make_tool: Callable[..., A
     assert book.story[-1] == ("finished", "cancelled", "CancelledError")
 
 
-async def test_wrong_parameters_are_all_named_before_anything_happens(make_tool: Callable[..., Any], perform: Perform) -> None:
+async def test_wrong_parameters_are_all_named_before_anything_happens(
+    make_tool: Callable[..., Any], perform: Perform
+) -> None:
     book = Book()
     with pytest.raises(InvalidParameters) as caught:
         await perform(make_tool(), {"seconds": -1, "no_such": 3}, ledger=book)
     said = str(caught.value)
     assert "seconds: input should be greater than or equal to 0, not -1" in said
-    assert "no_such: no such parameter; there are seconds, word, confirm" in said and "signalbox tool show sleep_tool" in said
+    assert (
+        "no_such: no such parameter; there are seconds, word, confirm" in said
+        and "signalbox tool show sleep_tool" in said
+    )
     assert CALLS == [] and book.story == [("finished", "failed", "InvalidParameters")]
 
 
@@ -171,7 +198,9 @@ async def test_what_changes_something_does_not_run_when_the_ledger_cannot_be_wri
 
 
 @pytest.mark.parametrize("safety", [Safety.READ, Safety.PROBE])
-async def test_what_changes_nothing_runs_without_the_database(make_tool: Callable[..., Any], perform: Perform, safety: Safety) -> None:
+async def test_what_changes_nothing_runs_without_the_database(
+    make_tool: Callable[..., Any], perform: Perform, safety: Safety
+) -> None:
     await perform(make_tool(safety), {}, ledger=Book(gone=True))
     assert len(CALLS) == 1
 
@@ -205,7 +234,9 @@ async def test_the_body_gets_pinned_addresses_and_the_ledger_the_rule(touch: Any
         ({"targets": ["127.0.0.1"], "ports": "80,9100"}, "signalbox policy ports --open 9100"),
     ],
 )
-async def test_the_gate_refuses_before_the_body_runs(touch: Any, perform: Perform, params: dict[str, Any], said: str) -> None:
+async def test_the_gate_refuses_before_the_body_runs(
+    touch: Any, perform: Perform, params: dict[str, Any], said: str
+) -> None:
     book = Book()
     policy = ProbePolicy(exclude=[Exclusion(target="127.0.0.66", reason="heart monitors")])
     with pytest.raises(Refused, match=said):
@@ -213,7 +244,9 @@ async def test_the_gate_refuses_before_the_body_runs(touch: Any, perform: Perfor
     assert CALLS == [] and book.story == [("refused", "refused", "Refused")]
 
 
-async def test_a_defect_keeps_its_traceback_and_the_ledger_keeps_its_class_only(make_tool: Callable[..., Any], perform: Perform) -> None:
+async def test_a_defect_keeps_its_traceback_and_the_ledger_keeps_its_class_only(
+    make_tool: Callable[..., Any], perform: Perform
+) -> None:
     book = Book()
 
     async def fail(_: Any) -> None:
@@ -260,7 +293,7 @@ def test_two_tools_cannot_share_a_name(make_tool: Callable[..., Any]) -> None:
 
 
 def test_an_unknown_name_gets_the_nearest_ones() -> None:
-    with pytest.raises(UnknownTool, match="Did you mean: .*ping"):
+    with pytest.raises(UnknownTool, match=r"Did you mean: .*ping"):
         registry.find_tool("pinng")
 
 
