@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from blocks.policy import ProbePolicy
 from tasks.asset._changes import Changes, Event
 from tasks.asset._observation import ObservedHost, ObservedService, ScanCoverage
 from tasks.asset._reconcile import missing_candidates, reconcile
-from tasks.core.db.engine import Database
+from tasks.core.db.engine import Database, database
 from tasks.core.db.sites import ensure_site
+from tasks.core.settings import settings
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 
@@ -139,3 +141,50 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 def lab(db: Database) -> SiteLab:
     return SiteLab(db)
+
+
+# --- the asset tools, as the role `app` ---
+
+Call = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+def inventory(postgres, database_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:  # type: ignore[no-untyped-def]
+    """An empty inventory that the tools use."""
+    monkeypatch.setenv("SIGNALBOX_DATABASE_URL", postgres.url("app", database_name))
+    settings.cache_clear()
+    database.cache_clear()
+    yield database()
+    database().close()
+    database.cache_clear()
+
+
+@pytest.fixture
+def call(inventory: Database, perform: Call) -> Call:
+    """Run an asset tool through the kit: `await call("asset_create", hostname="a")`. The ceiling allows everything."""
+    from tasks.core.registry import find_tool
+
+    async def run(name: str, **params: Any) -> Any:
+        return await perform(find_tool(name).task, params, policy=ProbePolicy(ceiling="destroy"))
+
+    return run
+
+
+@pytest.fixture
+def rows(inventory: Database) -> Call:
+    """Run a query and return its rows as tuples."""
+
+    async def run(statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await inventory.run(lambda c: c.execute(text(statement), values).all())]
+
+    return run
+
+
+@pytest.fixture
+def change(inventory: Database) -> Call:
+    """Run a statement as something else than a tool would: a scan, a merge."""
+
+    async def run(statement: str, **values: Any) -> None:
+        await inventory.run(lambda c: c.execute(text(statement), values))
+
+    return run
