@@ -141,6 +141,33 @@ def test_what_dies_is_started_again_and_a_killed_supervisor_leaves_nothing_the_n
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_in_the_foreground_it_tells_systemd_when_it_is_ready_and_ends_well_on_term(
+    short_home: Path, port: int, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(short_home.parent / "notify"))
+        manager.settimeout(120)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(short_home.parent / "notify")}
+        code = "import sys; from pathlib import Path; from deployments.local import up; up(Path(sys.argv[1]), foreground=True)"
+        service = subprocess.Popen(
+            [sys.executable, "-c", code, str(short_home)], stderr=subprocess.PIPE, text=True, env=env
+        )
+        try:
+            assert b"READY=1" in manager.recv(1024)
+            assert status(short_home).up
+            with pytest.raises(StackError, match="up already"):
+                up(short_home, foreground=True)
+        finally:
+            service.terminate()
+            _, said = service.communicate(timeout=60)
+        assert b"STOPPING=1" in manager.recv(1024)
+    assert service.returncode == 0, said
+    assert "signalbox is up" in said
+    assert status(short_home).phase == "down"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_ups_at_once_make_one_stack(short_home: Path, port: int) -> None:
     line = "print(up(home).services[0].process.pid)"
     root = {**os.environ, "PYTHONPATH": str(ROOT)}
