@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blocks.mail import MailServer
 from blocks.slack import SlackWebhook
 from blocks.teams import TeamsWebhook
 from blocks.webhook import WebhookEndpoint
+from tasks.core.db import outbox
+from tasks.core.db.engine import database
 from tasks.core.errors import InvalidParameters, ToolError
+from tasks.core.log import run_logger
 from tasks.core.registry import find_tool
 from tasks.core.run import wiring
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
 
 SLACK_TEXT = 3000
 """Longest text of one Slack section block."""
@@ -143,6 +152,51 @@ async def send(message: Message, names: Sequence[str]) -> list[Delivery]:
         return Delivery(name, sent=True)
 
     return list(await asyncio.gather(*(one(name) for name in dict.fromkeys(names))))
+
+
+async def send_with_outbox(message: Message | None, names: Sequence[str], *, site: str, run_id: str) -> list[Delivery]:
+    """Send what earlier runs could not deliver, then this message; what fails is kept for the next run.
+
+    A message is put into the outbox before it is sent and taken out when it was: a run that dies in between loses nothing.
+
+    Args:
+        message: The new message; None when there is nothing new to say.
+        names: The channels of this run.
+        site: The site.
+        run_id: The run; its message is kept once for each channel.
+
+    Returns:
+        What became of the new message at each channel.
+    """
+    channels = list(dict.fromkeys(names))
+    for number, channel, kept in await _store(partial(outbox.waiting, site=site, channels=channels)) or []:
+        await _send_kept(number, channel, Message(**kept))
+    if message is None:
+        return []
+
+    async def one(channel: str) -> Delivery:
+        kept = await _store(partial(outbox.keep, site=site, channel=channel, run_id=run_id, message=asdict(message)))
+        return await _send_kept(kept, channel, message)
+
+    return list(await asyncio.gather(*(one(channel) for channel in channels)))
+
+
+async def _send_kept(number: int | None, channel: str, message: Message) -> Delivery:
+    [delivery] = await send(message, [channel])
+    if number is not None and delivery.sent:
+        await _store(partial(outbox.delivered, number=number))
+    elif number is not None:
+        await _store(partial(outbox.failed, number=number, error=delivery.error))
+    return delivery
+
+
+async def _store(work: Callable[[Connection], T]) -> T | None:
+    """Use the outbox; a database that is away costs the keeping, not the sending."""
+    try:
+        return await database().run(work)
+    except ToolError as error:
+        run_logger().warning("The outbox cannot be used: %s", error)
+        return None
 
 
 async def server_call(name: str) -> tuple[str, dict[str, str], str] | None:

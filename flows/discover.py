@@ -414,9 +414,22 @@ async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str,
     """Send the digest once through each block, and what earlier runs could not deliver."""
     if report.preview or not notify:
         return []
-    if notify_when == "changes" and not report.worth_telling:
-        return []
-    message = _notify.Message(
+    message = None if notify_when == "changes" and not report.worth_telling else _message(report, run_id)
+    deliveries = await _notify.send_with_outbox(message, notify, site=report.site, run_id=run_id)
+    failed = [delivery for delivery in deliveries if not delivery.sent]
+    for delivery in failed:
+        run_logger().error("%s was not told: %s", delivery.block, delivery.error)
+    if failed:
+        lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
+        text = f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run."
+        await _quietly(
+            acreate_markdown_artifact(key="not-told", markdown=text, description="Blocks that could not be told")
+        )
+    return deliveries
+
+
+def _message(report: _digest.Report, run_id: str) -> _notify.Message:
+    return _notify.Message(
         title=_digest.title(report),
         text=_digest.text(report),
         html=_digest.html(report),
@@ -438,21 +451,6 @@ async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str,
         },
         key=f"discover-{run_id}",
     )
-    deliveries = await _notify.send(message, notify)
-    for delivery in deliveries:
-        if not delivery.sent:
-            run_logger().error("%s was not told: %s", delivery.block, delivery.error)
-    failed = [delivery for delivery in deliveries if not delivery.sent]
-    if failed:
-        lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
-        await _quietly(
-            acreate_markdown_artifact(
-                key="not-told",
-                markdown=f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run.",
-                description="Blocks that could not be told",
-            )
-        )
-    return deliveries
 
 
 def _result(report: _digest.Report, deliveries: Sequence[_notify.Delivery], run_id: str) -> DiscoverResult:
