@@ -19,15 +19,20 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+from tasks.core.settings import settings
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 ALERT_VARIABLE = "signalbox_alert_to"
 PREFIX = "signalbox: "
 TAG = "signalbox"
-SILENT_AFTER = timedelta(seconds=90)  # three heartbeats of 30 s
-HANGING_AFTER = timedelta(hours=6)
-ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")}
+SILENT_AFTER = timedelta(seconds=90)
+"""Three heartbeats of 30 s (`deployments.local.variables` sets their frequency; Prefect's own default would be 180 s)."""
+ANYTHING = "prefect.flow-run.*"
+"""All events of runs. A state's event is called after the state's *name*, and ours have names of their own (Partial, Suspect, TimedOut):
+what a state means is its type, a label of the event."""
+ENDS = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 # Rendered by the server when it fires. `tojson` quotes: a state's message may hold anything.
 CRASHED = (
     '{{ ("The run " ~ flow_run.name ~ " of " ~ flow.name ~ " crashed: " ~ flow_run.state.message ~ " " ~ (flow_run|ui_url))'
@@ -65,13 +70,17 @@ async def alert_to(names: Sequence[str]) -> list[str]:
 async def ensure_automations(client: PrefectClient) -> list[str]:
     """Make the automations what this module says; remove those of ours that are no longer wanted."""
     names = await alert_blocks()
+    hanging_after = timedelta(seconds=settings().hanging_after)
+    untold: list[str] = []
     wanted = [_silent_run()]
     if names:
         deployment = await client.read_deployment_by_name("alert/send")
-        wanted += [_failed_run(deployment.id, names), _hanging_run(deployment.id, names)]
+        wanted += [_failed_run(deployment.id, names), _hanging_run(deployment.id, names, hanging_after)]
     for name in names:
         hook = await _server_webhook(name)
-        if hook is not None:
+        if hook is None:
+            untold.append(f"{name}: told of failed and hanging runs, not of crashed runs and dead workers (the server cannot send mail)")
+        else:
             wanted += [_crashed_run(name, *hook), _no_worker(name, *hook)]
     existing = {
         automation.name: automation
@@ -87,7 +96,7 @@ async def ensure_automations(client: PrefectClient) -> list[str]:
     for leftover in existing.values():
         await client.delete_automation(leftover.id)
     told = f" telling {', '.join(names)}" if names else ", telling nobody yet (signalbox policy alert-to BLOCK)"
-    return [f"automations: {len(wanted)}{told}"]
+    return [f"automations: {len(wanted)}{told}", *untold]
 
 
 def _silent_run() -> AutomationCore:
@@ -99,8 +108,9 @@ def _silent_run() -> AutomationCore:
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=OURS,  # another team's flows on the same server may beat more slowly
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *ENDED},
+            expect={ANYTHING},  # the next heartbeat, the end, or a pause, in which no process is left to beat
             for_each={"prefect.resource.id"},
             threshold=1,
             within=SILENT_AFTER,
@@ -120,10 +130,8 @@ def _alert(deployment: UUID, names: Sequence[str], what: str) -> RunDeployment:
         parameters={
             "through": list(names),
             "what": what,
-            "run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"},
+            "run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"},  # rendered by the server when it fires
         },
-        # A list of parameters with a template inside is rendered by the server when it fires.
-        job_variables={},
     )
 
 
@@ -134,9 +142,9 @@ def _failed_run(deployment: UUID, names: Sequence[str]) -> AutomationCore:
         tags=[TAG],
         trigger=EventTrigger(
             posture=Posture.Reactive,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": "FAILED"},
             match_related=OURS,
-            expect={"prefect.flow-run.Failed", "prefect.flow-run.TimedOut", "prefect.flow-run.Suspect"},
+            expect={ANYTHING},
             for_each={"prefect.resource.id"},
             threshold=1,
             within=timedelta(0),
@@ -145,20 +153,21 @@ def _failed_run(deployment: UUID, names: Sequence[str]) -> AutomationCore:
     )
 
 
-def _hanging_run(deployment: UUID, names: Sequence[str]) -> AutomationCore:
+def _hanging_run(deployment: UUID, names: Sequence[str], after: timedelta) -> AutomationCore:
     return AutomationCore(
         name=f"{PREFIX}hanging run",
-        description=f"Tells the named blocks when a signalbox run takes longer than {HANGING_AFTER}.",
+        description=f"Tells the named blocks when a signalbox run takes longer than {after} (SIGNALBOX_HANGING_AFTER).",
         tags=[TAG],
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
+            # Without the states between (Cancelling, Paused): they are no end.
+            match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["RUNNING", *ENDS]},
             match_related=OURS,
-            after={"prefect.flow-run.Running"},
-            expect=ENDED,
+            after={"prefect.flow-run.Running", "prefect.flow-run.Retrying"},
+            expect={ANYTHING},
             for_each={"prefect.resource.id"},
             threshold=1,
-            within=HANGING_AFTER,
+            within=after,
         ),
         actions=[_alert(deployment, names, "hangs")],
     )
@@ -171,9 +180,9 @@ def _crashed_run(name: str, webhook: UUID, payload: str) -> AutomationCore:
         tags=[TAG],
         trigger=EventTrigger(
             posture=Posture.Reactive,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": "CRASHED"},
             match_related=OURS,
-            expect={"prefect.flow-run.Crashed"},
+            expect={ANYTHING},
             for_each={"prefect.resource.id"},
             threshold=1,
             within=timedelta(0),

@@ -210,10 +210,8 @@ async def server_call(name: str) -> tuple[str, dict[str, str], str] | None:
         return None
     block: Any = await wiring().block(name, _KINDS[short][0])
     url = block.url.get_secret_value()
-    headers = {
-        key: str(value)
-        for key, value in (block.headers.get_secret_value() if hasattr(block, "headers") else {}).items()
-    }
+    own = block.headers.get_secret_value() if hasattr(block, "headers") else {}
+    headers = {"Content-Type": "application/json", **{key: str(value) for key, value in own.items()}}
     if short == "teams":
         card = (
             '{"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": '

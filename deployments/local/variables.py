@@ -58,6 +58,9 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(place.prefect),
         "PREFECT_PROFILES_PATH": str(place.prefect / "profiles.toml"),
         "PREFECT_PROFILE": PROFILE,
+        # A dead flow process together with its worker shows by its missing heartbeats only. Bootstrap's automation waits for three, in
+        # runs that a command started as well: with Prefect's own 180 s it would take those for dead.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         **_QUIET,
     }
     api = external_api(place)
@@ -96,8 +99,6 @@ def child_environment(home: Home, mark: str) -> dict[str, str]:
         "NO_COLOR": "1",
         # Two seconds between a flow run's creation and its start instead of eleven.
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        # A dead flow process together with its worker shows by its missing heartbeats only: bootstrap's automation waits for three.
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         MARK: mark,
     }
 

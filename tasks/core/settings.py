@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     )
     user: str | None = Field(None, description="Who asks; written to the ledger. Default: the login name.")
     log_level: str = Field("INFO", description="Level of signalbox's own log lines.")
+    hanging_after: float = Field(
+        6 * 3600.0, ge=10, description="Seconds after which a run that has not ended counts as hanging and is told of; at least 10."
+    )
     database_timeout: float = Field(5.0, gt=0, le=60, description="Seconds a database answer may take before it counts as gone.")
 
     @field_validator("home")
