@@ -40,6 +40,8 @@ class LiveHost:
     vendor: str = ""
     services: tuple[str, ...] = ()
     asset_id: int | None = None
+    candidate: bool = False
+    """It answers, but nothing says who it is."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,15 @@ def lines(report: Report) -> list[tuple[str, list[str]]]:
             parts.append((f"{heading} ({len(events)})", said))
     if report.first_found:
         said = [
-            join((host.address, host.name, host.vendor, " ".join(host.services[:6])))
+            join(
+                (
+                    host.address,
+                    host.name,
+                    host.vendor,
+                    " ".join(host.services[:6]),
+                    "candidate" if host.candidate else "",
+                )
+            )
             for host in report.hosts[:MOST_LINES]
         ]
         if len(report.hosts) > MOST_LINES:
@@ -296,7 +306,7 @@ def host_rows(hosts: Sequence[LiveHost]) -> list[dict[str, str]]:
             "mac": host.mac,
             "vendor": host.vendor,
             "services": ", ".join(host.services),
-            "asset": str(host.asset_id) if host.asset_id is not None else "candidate",
+            "asset": "candidate" if host.candidate else str(host.asset_id or "new"),
         }
         for host in hosts
     ]
@@ -320,9 +330,7 @@ def event_rows(events: Iterable[Event]) -> list[dict[str, str]]:
 
 def states(report: Report) -> dict[str, str]:
     """What became of each address, in the picture's words."""
-    found = {
-        host.address: "live" if host.asset_id is not None or report.preview else "candidate" for host in report.hosts
-    }
+    found = {host.address: "candidate" if host.candidate else "live" for host in report.hosts}
     for event in report.loud:
         kind = (
             "new"

@@ -30,8 +30,8 @@ from flows import _digest, _notify
 from flows._scan import OwnAddress, Sighting, add_own, default_gateways, observe, own_addresses, scan_shard
 from flows._scope import Plan, Shard, plan_scope
 from flows._text import count, escape
-from tasks.asset._changes import Changes
-from tasks.asset._observation import ScanCoverage
+from tasks.asset._changes import Changes, EventKind
+from tasks.asset._observation import ObservedHost, ScanCoverage
 from tasks.asset._reconcile import missing_candidates, reconcile
 from tasks.asset._scan_lease import scan_lease
 from tasks.core.errors import InvalidParameters, Refused, ToolError
@@ -218,7 +218,7 @@ async def _discover(
         ),
         answered=len({sighting.address for sighting in sightings}),
         failed_shards=tuple(f"{outcome.shard.label}: {outcome.error}" for outcome in outcomes if outcome.error),
-        hosts=tuple(_live_hosts(sightings, changes)),
+        hosts=tuple(_live_hosts(sightings, enriched, changes)),
         changes=changes,
         notes=tuple(dict.fromkeys([*plan.notes, *(note for sighting in sightings for note in sighting.notes)])),
         duration=time.monotonic() - started,
@@ -362,16 +362,22 @@ async def _confirm_absent(site: str, addresses: Sequence[str]) -> frozenset[str]
     return frozenset(silent)
 
 
-def _live_hosts(sightings: Sequence[Sighting], changes: Changes | None) -> list[_digest.LiveHost]:
+def _live_hosts(
+    sightings: Sequence[Sighting], enriched: Sequence[ObservedHost], changes: Changes | None
+) -> list[_digest.LiveHost]:
     asset_of: Mapping[str, int | None] = changes.asset_of if changes is not None else {}
+    # In a preview a new asset has no number yet; that makes it no candidate.
+    new = {event.ip for event in changes.of_kind(EventKind.NEW)} if changes is not None else set()
+    names = {host.address: host.hostnames for host in enriched}
     hosts = [
         _digest.LiveHost(
             address=sighting.address,
-            name=sighting.hostnames[0] if sighting.hostnames else "",
+            name=next(iter(names.get(sighting.address) or sighting.hostnames), ""),
             mac=sighting.mac or "",
             vendor=sighting.vendor or "",
             services=tuple(service.label for service in sighting.services),
             asset_id=asset_of.get(sighting.address),
+            candidate=asset_of.get(sighting.address) is None and sighting.address not in new,
         )
         for sighting in sightings
     ]
