@@ -106,7 +106,8 @@ class AssetUpdated(ToolResult):
 async def asset_update(params: AssetUpdate) -> AssetUpdated:
     """Change given fields of an asset; scans do not overrule them afterwards."""
     editor = Editor(params.site, current_run().id)
-    values: dict[str, Any] = params.given() | {name: None for name in params.clear}
+    emptied: list[str] = [*params.clear]
+    values: dict[str, Any] = {**params.given(), **dict.fromkeys(emptied)}
     asset, before = await database().run(
         lambda connection: editor.update(connection, params.asset, values, params.version), timeout=TIMEOUT - 1
     )
