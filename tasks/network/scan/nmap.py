@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
-import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from tasks.core.errors import CommandFailed, MissingProgram, Refused, ToolError, ToolTimeout, Unreachable
+from tasks.core.errors import CommandFailed, MissingProgram, Refused
 from tasks.core.models import (
     MAX_TARGETS,
     Example,
@@ -29,34 +25,35 @@ from tasks.core.models import (
     format_ports,
     parse_ports,
 )
-from tasks.core.process import find_program, run_command
+from tasks.core.process import run_command
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
 from tasks.network.scan._nmap_plan import (
-    AGAIN_PART,
-    HOST_GROUP,
-    HOST_SLICE_PART,
     OS_PACKETS,
     OS_SECONDS,
+    PART,
     RETRIES,
     SERVICE_PACKETS,
     SERVICE_SECONDS,
-    WINDOW_SECONDS,
+    SWEEP_RETRIES,
     Prediction,
     Profile,
     Slice,
     Window,
+    chunks,
     cut,
-    most_at_once,
+    pace,
+    port_packets,
     predict,
     probe_rate,
-    scan_delay_ms,
+    sweep_packets,
 )
-from tasks.network.scan._nmap_xml import NmapHost, NmapOs, NmapPort, NmapReport, read_report
-from tasks.network.scan._privilege import HOW_TO_GET_IT, may_send_raw
+from tasks.network.scan._nmap_program import NmapProgram
+from tasks.network.scan._nmap_xml import NmapHost, NmapOs, NmapPort
+from tasks.network.scan._privilege import HOW_TO_GET_IT
 
 if TYPE_CHECKING:
-    from blocks.captures import CaptureStore
+    from tasks.core.gate import Grant
 
 __all__ = ["Nmap", "NmapHost", "NmapOs", "NmapPort", "NmapResult", "Prediction", "nmap", "predict"]
 
@@ -66,6 +63,7 @@ MARGIN_SECONDS = 15.0
 LEAST_HOST_SECONDS = 300.0
 LEAST_RATE, WISHED_RATE = 20, 500
 SWEEP_PORTS = (22, 80, 443)
+SWEEP_PARALLELISM = 100
 COMMON_UDP_PORTS = "53,67,69,111,123,137-138,161-162,445,500,514,520,631,1434,1900,4500,5353,49152"
 """UDP ports where something usually answers; for `udp_ports`."""
 MOST_NOTES = 20
@@ -194,92 +192,84 @@ async def nmap(params: Nmap) -> NmapResult:
         CommandFailed: nmap failed before any host was finished.
         Unreachable: There is no route to the targets.
     """
-    return await _Scan(params, current_run()).perform()
+    run = current_run()
+    if run.grant is None:
+        raise RuntimeError("nmap ran without a grant")
+    return await _Scan(params, run, run.grant).perform()
 
 
 class _Scan:
-    """One call of the tool: its steps, and what they have brought so far."""
+    """One call of the tool: what it asks in which steps, and what they have brought so far."""
 
-    def __init__(self, params: Nmap, run: ToolRun) -> None:
-        self.params, self.run = params, run
-        self.program = find_program("nmap")
-        self.raw = may_send_raw(self.program)
-        self.share = run.packets_per_second
-        self.host_share = run.policy.host_packets_per_second
+    def __init__(self, params: Nmap, run: ToolRun, grant: Grant) -> None:
+        self.params, self.run, self.grant = params, run, grant
+        ends = time.monotonic() + min(params.deadline(), TIMEOUT_SECONDS) - MARGIN_SECONDS
+        self.nmap = NmapProgram(run, grant.excluded, ends=ends)
+        self.share, self.host_share = run.packets_per_second, run.policy.host_packets_per_second
         self.window = Window(self.share, self.host_share)
-        self.started = time.monotonic()
-        self.ends = self.started + min(params.deadline(), TIMEOUT_SECONDS) - MARGIN_SECONDS
         self.hosts: dict[str, NmapHost] = {}
-        self.attempted = 0
-        self.evidence: list[FileRef] = []
-        self.notes: dict[str, None] = {}
-        self.trouble: ToolError | None = None
+        self.attempted = self.predicted = 0
         self.tcp: tuple[int, ...] = ()
         self.udp: tuple[int, ...] = ()
-        self.predicted = 0
-        self.excluded: tuple[str, ...] = ()
 
     async def perform(self) -> NmapResult:
-        grant = self.run.grant
-        if grant is None:
-            raise RuntimeError("nmap ran without a grant")
+        started = time.monotonic()
         await self._choose_ports()
-        for missing in grant.unresolved:
-            self.notes[f"{missing.asked}: {missing.error.message}"] = None
+        for missing in self.grant.unresolved:
+            self.nmap.note(f"{missing.asked}: {missing.error.message}")
         planned = 0
-        self.excluded = grant.excluded
         for version in (4, 6):
-            targets, count = _targets(grant.networks, grant.addresses, version)
+            targets, count = _targets(self.grant.networks, self.grant.addresses, version)
             planned += count
-            if targets and self.trouble is None:
+            if targets and self.nmap.trouble is None:
                 await self._scan_family(version, targets, count)
-        if self.trouble is not None and not self.hosts and self.attempted == 0:
-            raise self.trouble
+        if self.nmap.trouble is not None and not self.hosts and self.attempted == 0:
+            raise self.nmap.trouble
         self._say_what_is_missing(planned)
         return NmapResult(
             profile=self.params.profile,
-            method="raw" if self.raw else "connect",
+            method="raw" if self.nmap.raw else "connect",
             hosts=tuple(self.hosts.values()),
             planned=planned,
             attempted=min(self.attempted, planned),
             answered=len(self.hosts),
-            excluded=grant.excluded,
+            excluded=self.grant.excluded,
             ports_scanned=len(self.tcp) + len(self.udp),
             scanned_tcp=format_ports(self.tcp),
             scanned_udp=format_ports(self.udp),
-            complete=self.trouble is None,
+            complete=self.nmap.trouble is None,
             packets_per_second=self.share,
             predicted=self.predicted,
-            duration=round(time.monotonic() - self.started, 3),
-            evidence=tuple(self.evidence),
-            notes=tuple(self.notes)[:MOST_NOTES],
+            duration=round(time.monotonic() - started, 3),
+            evidence=tuple(self.nmap.evidence),
+            notes=tuple(self.nmap.notes)[:MOST_NOTES],
         )
 
     def _say_what_is_missing(self, planned: int) -> None:
-        if not self.raw:
-            self.notes[
-                "No CAP_NET_RAW: full TCP connects only. Hosts that answer none of the ports asked stay unseen, there are no MACs, "
-                f"and every open port sees a connection. To get it: {HOW_TO_GET_IT}"
-            ] = None
-        if self.trouble is None and self.attempted < planned:
-            self.notes[f"nmap left out {planned - self.attempted} addresses; its warnings say why."] = None
+        if not self.nmap.raw:
+            self.nmap.note(
+                "No CAP_NET_RAW: full TCP connects only. Hosts that answer none of the ports asked stay unseen, there are "
+                f"no MACs, and every open port sees a connection. To get it: {HOW_TO_GET_IT}"
+            )
+        if self.nmap.trouble is None and self.attempted < planned:
+            self.nmap.note(f"nmap left out {planned - self.attempted} addresses; its warnings say why.")
 
     async def _choose_ports(self) -> None:
         params, policy = self.params, self.run.policy
         if params.profile == "sweep":
             return
-        if params.profile == "os" and not self.raw:
+        if params.profile == "os" and not self.nmap.raw:
             raise MissingProgram(
                 "Guessing operating systems needs CAP_NET_RAW, which nmap would not have.",
                 hint=f"To get it: {HOW_TO_GET_IT}",
             )
-        asked = parse_ports(params.ports) if params.ports else await common_ports(self.program, params.top_ports)
+        asked = parse_ports(params.ports) if params.ports else await common_ports(self.nmap.path, params.top_ports)
         self.tcp = tuple(port for port in asked if not policy.is_never_port(port))
         left_out = sorted(set(asked) - set(self.tcp))
         if left_out:
-            self.notes[f"TCP ports that are never touched were left out: {format_ports(left_out)}"] = None
-        if params.udp_ports and not self.raw:
-            self.notes["UDP ports were left out: they need CAP_NET_RAW."] = None
+            self.nmap.note(f"TCP ports that are never touched were left out: {format_ports(left_out)}")
+        if params.udp_ports and not self.nmap.raw:
+            self.nmap.note("UDP ports were left out: they need CAP_NET_RAW.")
         elif params.udp_ports:
             self.udp = tuple(port for port in parse_ports(params.udp_ports) if not policy.is_never_port(port))
         if not self.tcp and not self.udp:
@@ -287,81 +277,107 @@ class _Scan:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    async def _scan_family(self, version: int, targets: Sequence[str], count: int) -> None:
-        params = self.params
-        expected = predict(
+    async def _scan_family(self, version: int, targets: list[str], count: int) -> None:
+        params, ports = self.params, len(self.tcp) + len(self.udp)
+        self.predicted += predict(
             params.profile,
             count,
-            ports=max(len(self.tcp) + len(self.udp), 1),
+            ports=max(ports, 1),
             packets_per_second=self.share,
             host_packets_per_second=self.host_share,
-            raw=self.raw,
+            raw=self.nmap.raw,
             discovery=params.discovery,
-        )
-        self.predicted += expected.packets
-        argv = ["-PE"] if self.raw else []
-        probes = [port for port in SWEEP_PORTS if not self.run.policy.is_never_port(port)]
-        if probes:
-            argv.append(f"-PS{format_ports(probes)}")
-        if 80 in probes and self.raw:
-            argv.append("-PA80")
-        if not argv:
-            raise Refused(
-                "Every port a sweep would ask is one that is never touched, and there is no CAP_NET_RAW for an ICMP sweep."
-            )
-        patience = max(LEAST_HOST_SECONDS, expected.seconds)
-        if params.profile == "sweep":
-            argv += ["-sn", *self._pace("sweep", 1), "--max-hostgroup", "256"]
-        else:
-            argv = argv if params.discovery else ["-Pn"]
-            argv += [*self._scan_types(), *self._pace("ports", len(self.tcp) + len(self.udp)), "-p", self._port_words()]
-            argv += ["--min-hostgroup", str(HOST_GROUP), "--max-hostgroup", str(HOST_GROUP)]
-        each = min(2.0 * (len(self.tcp) + len(self.udp)) + 4, self.window.most_per_host)
-        async with self.window.burst(
-            min(expected.packets, self.window.most), targets if count == len(targets) else (), each
-        ):
-            report = await self._step(
-                params.profile if params.profile == "sweep" else "ports", version, argv, targets, patience
-            )
-        self.attempted += report.reported
-        for host in report.hosts:
-            self.hosts[host.address] = host
+        ).packets
+        if params.profile == "sweep" or params.discovery:
+            await self._sweep(version, targets)
+            # Those that are up; the scan of their ports below is not a second attempt at the others.
+            targets = [address for address in self.hosts if ipaddress.ip_address(address).version == version]
+            count = len(targets)
+        if params.profile == "sweep" or not targets or self.nmap.trouble is not None:
+            return
+        await self._scan_ports(version, targets, count)
         if params.profile == "services":
             await self._detect_services(version)
         if params.profile == "os":
             await self._guess_systems(version)
 
-    async def _detect_services(self, version: int) -> None:
-        open_ports = {address: ports for address, ports in self._open_tcp(version).items() if ports}
-        most, most_ports = most_at_once(self.share, SERVICE_PACKETS), 65535
-        per_host = most
-        if self.host_share:
-            per_host = most_at_once(self.host_share, SERVICE_PACKETS, part=HOST_SLICE_PART)
-            most_ports = max(1, int(self.window.most_per_host * (1 - HOST_SLICE_PART)) // 2)
-        for part in cut(open_ports, most=most, most_per_host=per_host, most_ports=most_ports):
-            if self.trouble is not None:
+    async def _sweep(self, version: int, targets: list[str]) -> None:
+        """Find who is up, in chunks that have room."""
+        argv = ["-sn", *self._discovery_probes()]
+        argv += ["--max-rate", str(probe_rate("sweep", self.share, raw=self.nmap.raw, ports=1))]
+        # With nobody answering nmap would fall back to one probe a second for each host; the rate alone shall bound it.
+        argv += ["--max-retries", str(SWEEP_RETRIES), "--min-parallelism", str(SWEEP_PARALLELISM)]
+        each = sweep_packets(self.nmap.raw)
+        for some, count in chunks(targets, int(PART * self.window.most) // each):
+            async with self.window.room(count * each):
+                report = await self.nmap.run("sweep", version, argv, some, LEAST_HOST_SECONDS)
+            self.attempted += report.reported
+            self.hosts |= {host.address: host for host in report.hosts}
+            if self.nmap.trouble is not None:
                 return
-            probes = part.probes(open_ports)
-            argv = ["-Pn", *self._scan_types(udp=False), "-sV", "--version-intensity", "2"]
+
+    def _discovery_probes(self) -> list[str]:
+        """Echo request, SYN and ACK; on our own links nmap asks by ARP or neighbour discovery instead."""
+        argv = ["-PE"] if self.nmap.raw else []
+        probes = [port for port in SWEEP_PORTS if not self.run.policy.is_never_port(port)]
+        if probes:
+            argv.append(f"-PS{format_ports(probes)}")
+        if 80 in probes and self.nmap.raw:
+            argv.append("-PA80")
+        if not argv:
+            raise Refused("Every port a sweep would ask is never touched, and an ICMP sweep needs CAP_NET_RAW.")
+        return argv
+
+    async def _scan_ports(self, version: int, targets: list[str], count: int) -> None:
+        ports = len(self.tcp) + len(self.udp)
+        way = pace(
+            count, ports, packets_per_second=self.share, host_packets_per_second=self.host_share, raw=self.nmap.raw
+        )
+        argv = ["-Pn", *self._scan_types(), "-p", self._port_words(), "--max-retries", str(RETRIES)]
+        argv += ["--max-rate", str(probe_rate("ports", self.share, raw=self.nmap.raw, ports=ports))]
+        argv += ["--min-hostgroup", str(way.group), "--max-hostgroup", str(way.group)]
+        if way.delay_ms:
+            argv += ["--scan-delay", f"{way.delay_ms}ms", "--max-scan-delay", f"{max(way.delay_ms, 1000)}ms"]
+        # A host's own cap is kept by the delay; one without a delay gets all its packets at once.
+        each = self.window.most_per_host if way.delay_ms else port_packets(ports)
+        expected = predict(
+            "ports",
+            count,
+            ports=ports,
+            packets_per_second=self.share,
+            host_packets_per_second=self.host_share,
+            raw=self.nmap.raw,
+            discovery=False,
+        )
+        async with self.window.room(way.packets, targets if count == len(targets) else (), each):
+            report = await self.nmap.run("ports", version, argv, targets, max(LEAST_HOST_SECONDS, 2 * expected.seconds))
+        if not self.params.discovery:
+            self.attempted += report.reported
+        for host in report.hosts:
+            self.hosts[host.address] = merge(self.hosts[host.address], host) if host.address in self.hosts else host
+
+    async def _detect_services(self, version: int) -> None:
+        open_ports = self._open_tcp(version)
+        for part in cut(
+            open_ports, SERVICE_PACKETS, most=PART * self.window.most, most_per_host=self.window.most_per_host
+        ):
+            if self.nmap.trouble is not None:
+                return
+            argv = [*self._scan_types(udp=False), "-sV", "--version-intensity", "2"]
             # All ports of a slice at once: each may wait 41 s for a word. Under -T3 nmap would take 20 at a time.
-            argv += ["--min-parallelism", str(sum(probes.values()))]
-            seconds = SERVICE_SECONDS + LEAST_HOST_SECONDS
-            await self._slice("services", version, part, argv, probes, SERVICE_PACKETS, seconds)
+            argv += ["--min-parallelism", str(sum(part.probes(open_ports).values()))]
+            await self._slice("services", version, part, argv, open_ports, SERVICE_PACKETS, SERVICE_SECONDS)
 
     async def _guess_systems(self, version: int) -> None:
-        open_ports = {address: ports for address, ports in self._open_tcp(version).items() if ports}
-        hosts, most = sorted(open_ports), most_at_once(self.share, OS_PACKETS)
-        for at in range(0, len(hosts), most):
-            if self.trouble is not None:
+        open_ports = self._open_tcp(version)
+        # A guess needs one open and one closed port: port 1 is closed nearly everywhere.
+        closed = set() if self.run.policy.is_never_port(1) else {1}
+        first = {host: frozenset({min(ports)}) for host, ports in open_ports.items()}
+        for part in cut(first, OS_PACKETS, most=PART * self.window.most):
+            if self.nmap.trouble is not None:
                 return
-            some = hosts[at : at + most]
-            # A guess needs one open and one closed port: port 1 is closed nearly everywhere.
-            closed = set() if self.run.policy.is_never_port(1) else {1}
-            part = Slice(set(some), {min(open_ports[address]) for address in some} | closed)
-            argv = ["-Pn", "-sS", "-O", "--max-os-tries", "1"]
-            await self._slice(
-                "os", version, part, argv, dict.fromkeys(some, 1), OS_PACKETS, OS_SECONDS + LEAST_HOST_SECONDS
-            )
+            part.ports |= closed
+            await self._slice("os", version, part, ["-sS", "-O", "--max-os-tries", "1"], first, OS_PACKETS, OS_SECONDS)
 
     async def _slice(
         self,
@@ -369,142 +385,37 @@ class _Scan:
         version: int,
         part: Slice,
         argv: list[str],
-        probes: dict[str, int],
+        open_ports: dict[str, frozenset[int]],
         packets_each: int,
         seconds: float,
     ) -> None:
         """Run a part of what ignores `--max-rate` when there is room for the worst it can do, and merge what it brings."""
         hosts = sorted(part.hosts)
-        # Before it does its work nmap looks at the ports again, slowly: with the work's own burst that fits into a window.
-        again = min(len(hosts) * (2 * len(part.ports) * (1 + RETRIES) + 4), self.share * WINDOW_SECONDS * AGAIN_PART)
-        burst = sum(probes.values()) * packets_each + again
-        each = max(probes.values()) * packets_each + 2 * len(part.ports)
-        # No --scan-delay: nmap would ignore --min-parallelism then, and each host's few packets are counted in `each`.
-        rate = probe_rate("ports", max(int(self.share * AGAIN_PART), 1), raw=self.raw, ports=len(part.ports))
-        argv = [*argv, "--max-rate", str(rate), "--max-retries", str(RETRIES), "-p", format_ports(part.ports)]
-        async with self.window.burst(burst, hosts, each):
-            report = await self._step(what, version, argv, hosts, seconds)
+        rate = probe_rate("ports", self.share, raw=self.nmap.raw, ports=len(part.ports))
+        argv = ["-Pn", *argv, "--max-rate", str(rate), "--max-retries", str(RETRIES), "-p", format_ports(part.ports)]
+        each = part.packets_of_one(open_ports, packets_each)
+        async with self.window.room(part.packets(open_ports, packets_each), hosts, each):
+            report = await self.nmap.run(what, version, argv, hosts, LEAST_HOST_SECONDS + seconds)
         for host in report.hosts:
             if host.address in self.hosts:
                 self.hosts[host.address] = merge(self.hosts[host.address], host)
 
     def _open_tcp(self, version: int) -> dict[str, frozenset[int]]:
-        return {
+        """Open TCP ports of the hosts that have any."""
+        found = {
             address: frozenset(port.port for port in host.ports if port.protocol == "tcp" and port.state == "open")
             for address, host in self.hosts.items()
             if ipaddress.ip_address(address).version == version
         }
+        return {address: ports for address, ports in found.items() if ports}
 
     def _scan_types(self, *, udp: bool = True) -> list[str]:
-        types = (["-sS"] if self.raw else ["-sT"]) if self.tcp else []
+        types = (["-sS"] if self.nmap.raw else ["-sT"]) if self.tcp else []
         return [*types, "-sU"] if udp and self.udp else types
 
     def _port_words(self) -> str:
         words = [f"T:{format_ports(self.tcp)}"] if self.tcp else []
         return ",".join([*words, f"U:{format_ports(self.udp)}"] if self.udp else words)
-
-    def _pace(self, profile: Profile, ports: int) -> list[str]:
-        rate = probe_rate(profile, self.share, raw=self.raw, ports=ports)
-        words = ["--max-rate", str(rate), "--max-retries", str(RETRIES)]
-        delay = scan_delay_ms(self.host_share)
-        return [*words, "--scan-delay", f"{delay}ms"] if delay and profile != "sweep" else words
-
-    # --- nmap --------------------------------------------------------------------------------------------------------
-
-    async def _step(
-        self, what: str, version: int, argv: list[str], targets: Iterable[str], seconds: float
-    ) -> NmapReport:
-        """Run nmap once, keep its XML, read what it finished; what went wrong is in `self.trouble`."""
-        left = self.ends - time.monotonic()
-        if left < 1:
-            self.trouble = ToolTimeout(
-                f"The deadline came before {what} could start.", hint="Ask for fewer addresses or ports at once."
-            )
-            return NmapReport(hosts=(), reported=0, finished=False)
-        limit = min(left, 2 * seconds)
-        store = await self.run.store()
-        today = datetime.now(UTC).strftime("%Y-%m-%d")
-        name = f"nmap/{today}/{self.run.id}-{self.run.attempt}-{len(self.evidence) + 1:02d}-{what}.xml"
-        path = await asyncio.to_thread(store.new, name)
-        words = [
-            self.program,
-            "--privileged" if self.raw else "--unprivileged",
-            "-n",
-            "-T3",
-            "-v",
-            *(["-6"] if version == 6 else []),
-        ]
-        # Shorter than our own limit: nmap then gives up on a slow host by itself and goes on with the others.
-        words += [*argv, "--host-timeout", f"{max(int(limit * 0.9), 1)}s", "-oX", "-", "-iL", "-"]
-        never = [(low, high) for low, high in self.run.policy.never_port_ranges()]
-        if never and "-sn" not in argv:
-            words += ["--exclude-ports", ",".join(f"{low}-{high}" for low, high in never)]
-        complaints = b""
-        with tempfile.TemporaryDirectory(prefix="signalbox-nmap-") as folder:
-            excluded = [text for text in self.excluded if ipaddress.ip_network(text).version == version]
-            if excluded:
-                file = Path(folder, "exclude")
-                await asyncio.to_thread(file.write_text, "\n".join(excluded) + "\n")
-                words += ["--excludefile", str(file)]
-            try:
-                done = await run_command(
-                    words, timeout=limit, stdin=("\n".join(targets) + "\n").encode(), stdout_path=path
-                )
-                complaints = done.stderr
-            except ToolTimeout as error:
-                self.trouble, complaints = error, error.partial.stderr if error.partial else b""
-            except CommandFailed as error:
-                self.trouble, complaints = error, error.completed.stderr if error.completed else b""
-            except BaseException:
-                store.discard(path)
-                raise
-        report = await self._keep(store, path)
-        self._hear(complaints, report, version)
-        return report
-
-    async def _keep(self, store: CaptureStore, path: Path) -> NmapReport:
-        """Make the XML evidence, then read it: what cannot be read today is not lost."""
-        if not await asyncio.to_thread(lambda: path.exists() and path.stat().st_size > 0):
-            store.discard(path)
-            return NmapReport(hosts=(), reported=0, finished=False)
-        stored = await asyncio.to_thread(store.commit, path)
-        self.evidence.append(self.run.file_ref(stored))
-        return await asyncio.to_thread(read_report, store.path(stored.name))
-
-    def _hear(self, complaints: bytes, report: NmapReport, version: int) -> None:
-        """Turn what nmap said and how it ended into notes and trouble."""
-        lines = [" ".join(line.split()) for line in complaints.decode(errors="replace").splitlines()]
-        said = [line for line in lines if line and not line.startswith(_USUAL)]
-        for line in said:
-            self.notes[f"nmap: {line[:300]}"] = None
-        if report.unreadable:
-            self.notes[f"{report.unreadable} hosts in nmap's XML could not be read; the evidence has them."] = None
-        late = [host.address for host in report.hosts if host.timed_out]
-        if late:
-            self.notes[f"Took longer than their deadline, their ports are unknown: {', '.join(late[:10])}"] = None
-        if self.trouble is not None:
-            self.notes[f"Cut off: {self.trouble.message}"] = None
-            if any(_NO_ROUTE.search(line) for line in said) and not report.hosts:
-                self.trouble = Unreachable(f"There is no IPv{version} route to the targets: {said[-1][:200]}")
-        elif not report.finished:
-            reason = report.error or "its XML has no end"
-            self.trouble = CommandFailed(f"nmap did not finish: {reason}.")
-            self.notes[self.trouble.message] = None
-
-
-_USUAL = (
-    # Said on every unprivileged run; the result's own note says it better.
-    "Host discovery disabled (-Pn)",
-    "You have specified some options that require raw socket access",
-    "These options will not be honored",
-    "Warning: You are not root",
-    "WARNING: a TCP ping scan was requested",
-    # Ports of a policy that are not among those scanned.
-    "WARNING: Your ports include",
-)
-_NO_ROUTE = re.compile(
-    r"no route|failed to determine route|Network is unreachable|unable to determine.*route", re.IGNORECASE
-)
 
 
 def merge(first: NmapHost, later: NmapHost) -> NmapHost:

@@ -14,8 +14,8 @@ from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
 from tasks.core.errors import MissingProgram, Refused, ToolTimeout
 from tasks.core.process import run_command
-from tasks.network.scan import nmap as module
-from tasks.network.scan.nmap import Nmap, NmapResult, nmap
+from tasks.network.scan import _nmap_program
+from tasks.network.scan.nmap import MARGIN_SECONDS, Nmap, NmapResult, nmap
 from tests.lab.network import AXIS, CISCO, DELL, SYNOLOGY, HostSpec, Lab, http, mute, needs_lab, smtp, ssh
 
 pytestmark = [pytest.mark.lab, needs_lab]
@@ -181,11 +181,11 @@ async def test_scans_stay_within_the_held_share_in_every_five_seconds(
         await lab.add("farm", 9, f"{SYNOLOGY}:00:00:09", subnet="cameras", services=[http(), ssh(), http(443)])
         await lab.answer_prefix("farm", lab.prefix(24))
         if what == "ports by connect":
-            monkeypatch.setattr(module, "may_send_raw", lambda _program: False)
+            monkeypatch.setattr(_nmap_program, "may_send_raw", lambda _program: False)
         if what == "sweep":  # the dearest kind: no echo reply, an answer to every SYN
             await lab.nft("farm", "table inet wall {", "chain input {", "type filter hook input priority 0; policy accept;",
                           "icmp type echo-request drop", "}", "}")  # fmt: skip
-        where = lab.prefix(24) if what != "sweep of nobody" else f"10.{lab.slot}.2.128/26"
+        where = lab.prefix(26) if what != "sweep of nobody" else f"10.{lab.slot}.2.128/26"
         params: dict[str, Any] = {"targets": [where], "max_rate": share}
         if what.startswith("ports"):
             params |= {"profile": "ports", "ports": "22,80,443", "discovery": False}
@@ -268,10 +268,10 @@ async def test_what_was_finished_before_the_deadline_is_kept_and_nothing_finishe
 ) -> None:
     async with Lab() as lab:
         params = await farm(lab)
-        monkeypatch.setattr(Nmap, "deadline", lambda _self: module.MARGIN_SECONDS + 10)
+        monkeypatch.setattr(Nmap, "deadline", lambda _self: MARGIN_SECONDS + 10)
         result = await perform(nmap, params, policy=policy_of(lab))
         assert not result.complete and 64 <= len(result.hosts) < 256
-        monkeypatch.setattr(Nmap, "deadline", lambda _self: module.MARGIN_SECONDS + 2)
+        monkeypatch.setattr(Nmap, "deadline", lambda _self: MARGIN_SECONDS + 2)
         with pytest.raises(ToolTimeout):
             await perform(nmap, params, policy=policy_of(lab))
     assert nmaps() == []

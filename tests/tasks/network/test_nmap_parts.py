@@ -1,7 +1,9 @@
 """Reading nmap's XML, choosing rates, cutting slices: recorded bytes and arithmetic, no packet."""
 
 import asyncio
+import ipaddress
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from tasks.core.errors import InvalidParameters
 from tasks.core.tool import validate
 from tasks.network.scan import _privilege
-from tasks.network.scan._nmap_plan import Window, cut, most_at_once, predict, probe_rate, scan_delay_ms
+from tasks.network.scan._nmap_plan import Window, chunks, cut, pace, predict, probe_rate
 from tasks.network.scan._nmap_xml import read_report
 from tasks.network.scan.nmap import Nmap, merge, nmap
 
@@ -125,52 +127,90 @@ def test_a_later_look_adds_and_never_takes_away() -> None:
         st.sets(st.integers(1, 60), min_size=1, max_size=30),
         max_size=30,
     ),
-    st.integers(1, 80),
-    st.integers(1, 12),
-    st.integers(1, 20),
+    st.integers(10, 60),
+    st.integers(70, 5000),
+    st.integers(70, 500),
 )
 def test_slices_hold_every_open_port_and_never_more_than_they_may(
-    open_ports: dict[str, set[int]], most: int, per_host: int, most_ports: int
+    open_ports: dict[str, set[int]], each: int, most: int, per_host: int
 ) -> None:
     known = {host: frozenset(ports) for host, ports in open_ports.items()}
-    slices = cut(open_ports, most=most, most_per_host=per_host, most_ports=most_ports)
+    slices = cut(open_ports, each, most=most, most_per_host=per_host)
     seen = {(host, port) for part in slices for host in part.hosts for port in part.ports & known[host]}
     assert seen == {(host, port) for host, ports in open_ports.items() for port in ports}
     for part in slices:
-        probes = part.probes(known)
-        assert sum(probes.values()) <= most and max(probes.values()) <= per_host and len(part.ports) <= most_ports
+        assert part.packets(known, each) <= most and part.packets_of_one(known, each) <= per_host
 
 
-def test_a_large_share_needs_one_slice() -> None:
+def test_a_large_share_needs_one_slice_and_a_tiny_one_still_goes_on() -> None:
     hosts = {f"10.0.0.{k}": {22, 80, 443} for k in range(60)}
-    assert len(cut(hosts, most=most_at_once(20_000, 32), most_per_host=65535)) == 1
+    assert len(cut(hosts, 32, most=0.45 * 5 * 20_000)) == 1
+    assert len(cut(hosts, 32, most=5)) == 180
 
 
-async def test_a_burst_waits_until_the_last_five_seconds_have_room() -> None:
+@given(
+    st.lists(
+        st.sampled_from(["10.0.0.0/24", "10.0.1.0/30", "10.0.2.7", "10.0.2.8", "10.0.3.0/25", "fd00::/120"]),
+        unique=True,
+    ),
+    st.integers(1, 600),
+)
+def test_chunks_hold_every_address_once_and_never_more_than_they_may(targets: list[str], most: int) -> None:
+    seen = Counter[object]()
+    for some, count in chunks(targets, most):
+        addresses = [address for text in some for address in ipaddress.ip_network(text)]
+        assert len(addresses) == count <= most
+        seen.update(addresses)
+    assert seen == Counter(address for text in targets for address in ipaddress.ip_network(text))
+
+
+@given(
+    st.integers(1, 4096),
+    st.integers(1, 1000),
+    st.integers(20, 20_000),
+    st.sampled_from([0, 10, 40, 1000]),
+    st.booleans(),
+)
+def test_a_port_scan_cannot_exceed_the_share_whatever_nmap_catches_up(
+    hosts: int, ports: int, share: int, host_share: int, raw: bool
+) -> None:
+    way = pace(hosts, ports, packets_per_second=share, host_packets_per_second=host_share, raw=raw)
+    each = ports * 3 + 4
+    if way.delay_ms:
+        # Each host of the group at most once a delay, wherever the five seconds begin.
+        probes = min(5000 / way.delay_ms + 1, ports * 3)
+        assert way.group * probes * ((2 if raw else 3) + 1 / ports) <= 5 * share or hosts * each <= 5 * share
+        assert not host_share or 5000 / way.delay_ms <= 5 * host_share or each <= 5 * host_share
+    else:
+        assert hosts * each <= 5 * share and (not host_share or each <= 5 * host_share)
+    assert way.packets <= 5 * share
+
+
+async def test_a_step_waits_until_the_last_five_seconds_have_room() -> None:
     window = Window(100)
-    async with window.burst(400):
+    async with window.room(400):
         pass
     started = time.monotonic()
-    async with window.burst(90):
+    async with window.room(90):
         pass
     assert time.monotonic() - started < 0.5
-    async with asyncio.timeout(8), window.burst(400):
+    async with asyncio.timeout(8), window.room(400):
         assert 4.5 < time.monotonic() - started < 6
 
 
 async def test_a_host_that_has_had_its_part_is_left_alone_while_others_are_not() -> None:
     window = Window(1000, 40)
-    async with window.burst(150, ["10.0.0.1"], 150):
+    async with window.room(150, ["10.0.0.1"], 150):
         pass
     started = time.monotonic()
-    async with window.burst(150, ["10.0.0.2"], 150):
+    async with window.room(150, ["10.0.0.2"], 150):
         assert time.monotonic() - started < 0.5
-    async with window.burst(150, ["10.0.0.1"], 150):
+    async with window.room(150, ["10.0.0.1"], 150):
         assert time.monotonic() - started > 4
 
 
-async def test_a_burst_larger_than_any_window_goes_alone() -> None:
-    async with asyncio.timeout(1), Window(10).burst(500):
+async def test_a_step_larger_than_any_window_goes_alone() -> None:
+    async with asyncio.timeout(1), Window(10).room(500):
         pass
 
 
@@ -179,12 +219,11 @@ def test_probe_rates_leave_room_for_what_the_kernel_sends() -> None:
     assert probe_rate("ports", 1000, raw=False, ports=100) == 332
     assert probe_rate("sweep", 1000, raw=True, ports=1) == 625
     assert probe_rate("ports", 1, raw=True, ports=1) == 1
-    assert (scan_delay_ms(40), scan_delay_ms(0)) == (25, 0)
 
 
 def test_predictions_grow_with_what_is_asked_and_shrink_with_the_share() -> None:
     sweep = predict("sweep", 256)
-    assert sweep.packets == 256 * 15
+    assert sweep.packets == 256 * 13
     assert predict("ports", 256).packets > sweep.packets
     assert predict("services", 256).packets > predict("ports", 256).packets
     assert predict("ports", 256, live=10).packets < predict("ports", 256).packets
