@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+from tasks.core.errors import InvalidParameters
 from tasks.core.settings import settings
 
 if TYPE_CHECKING:
@@ -77,9 +78,15 @@ async def ensure_automations(client: PrefectClient) -> list[str]:
         deployment = await client.read_deployment_by_name("alert/send")
         wanted += [_failed_run(deployment.id, names), _hanging_run(deployment.id, names, hanging_after)]
     for name in names:
-        hook = await _server_webhook(name)
+        try:
+            hook = await _server_webhook(name)
+        except InvalidParameters as error:  # deleted since: the others are told all the same
+            untold.append(f"{name}: {error}")
+            continue
         if hook is None:
-            untold.append(f"{name}: told of failed and hanging runs, not of crashed runs and dead workers (the server cannot send mail)")
+            untold.append(
+                f"{name}: told of failed and hanging runs, not of crashed runs and dead workers (the server cannot send mail)"
+            )
         else:
             wanted += [_crashed_run(name, *hook), _no_worker(name, *hook)]
     existing = {
@@ -130,7 +137,8 @@ def _alert(deployment: UUID, names: Sequence[str], what: str) -> RunDeployment:
         parameters={
             "through": list(names),
             "what": what,
-            "run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"},  # rendered by the server when it fires
+            # Rendered by the server when it fires.
+            "run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"},
         },
     )
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from deployments.automations import ensure_automations
 from deployments.catalogue import block_classes
-from tasks.core.errors import CommandFailed
+from flows.maintain import put_in_order
+from tasks.core.errors import CommandFailed, ToolError
 from tasks.core.models import Service
 from tasks.core.registry import ToolSpec, load_tools
 from tasks.core.settings import settings
@@ -47,7 +48,9 @@ async def bootstrap(*, force: bool = False) -> list[str]:
 
     digest = _digest()
     if not force and await Variable.aget(DIGEST_VARIABLE) == digest:
-        return ["Prefect server: up to date"]
+        async with get_client() as client:
+            # The blocks they send through may have been changed in the UI.
+            return ["Prefect server: up to date", *await ensure_automations(client)]
     done = []
     for kind in block_classes():
         await kind.aregister_type_and_schema()
@@ -185,7 +188,15 @@ def _description(spec: ToolSpec) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run `bootstrap` and say what it did."""
-    for line in asyncio.run(bootstrap(force="--force" in arguments)):
+
+    async def work() -> list[str]:
+        done = await bootstrap(force="--force" in arguments)
+        try:
+            return [*done, f"ledger: {(await put_in_order()).headline()}"]
+        except ToolError as error:
+            return [*done, f"ledger: not put in order, maintain/hourly will try again: {error}"]
+
+    for line in asyncio.run(work()):
         print(line)
     return 0
 

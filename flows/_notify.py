@@ -21,6 +21,7 @@ from tasks.core.errors import InvalidParameters, ToolError
 from tasks.core.log import run_logger
 from tasks.core.registry import find_tool
 from tasks.core.run import wiring
+from tasks.core.tool import validate
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -143,10 +144,11 @@ async def send(message: Message, names: Sequence[str]) -> list[Delivery]:
     """Send a message through every block, at the same time; a failure is told, never raised, for it undoes nothing."""
 
     async def one(name: str) -> Delivery:
-        _, tool, compose = _KINDS[name.partition("/")[0]]
-        spec = find_tool(tool)
         try:
-            await spec.task(spec.params_model.model_validate(compose(name, message)))
+            await check_blocks([name])
+            _, tool, compose = _KINDS[name.partition("/")[0]]
+            spec = find_tool(tool)
+            await spec.task(validate(spec, compose(name, message)))
         except ToolError as error:
             return Delivery(name, sent=False, error=str(error))
         return Delivery(name, sent=True)

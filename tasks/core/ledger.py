@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -242,13 +242,14 @@ class Ledger:
         )
         return [Count.model_validate(dict(row)) for row in rows]
 
-    async def mark_unknown(self, older_than: timedelta) -> list[UUID]:
+    async def mark_unknown(self, older_than: timedelta, *, runs: Sequence[UUID] | None = None) -> list[UUID]:
         """Mark attempts that started that long ago and never ended; return their runs. An end that comes later still counts.
 
         Args:
-            older_than: Longer than any tool's deadline.
+            older_than: Longer than any tool's deadline, or anything where `runs` are known to be over.
+            runs: Only these runs; None for all.
         """
-        return await self._run(lambda connection: sql.mark_unknown(connection, older_than), timeout=60.0)
+        return await self._run(lambda connection: sql.mark_unknown(connection, older_than, runs), timeout=60.0)
 
     async def seal(self) -> list[Seal]:
         """Chain hashes over all events that are not under one yet, site by site; return the new seals."""

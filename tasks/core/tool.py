@@ -124,7 +124,7 @@ def tool(
             tags={f"service:{service}", f"safety:{safety}"},
             task_run_name=_task_run_name,
             # The body's own deadline is kept by `perform`; this one also bounds the wait for the packet budget before it.
-            timeout_seconds=timeout + RATE_WAIT_SECONDS + PREPARATION_SECONDS + 2 * RECORDING_SECONDS,
+            timeout_seconds=longest_attempt(timeout),
             retries=retries,
             retry_delay_seconds=list(RETRY_DELAYS_SECONDS[:retries]),
             retry_jitter_factor=0.5 if retries else None,
@@ -137,6 +137,11 @@ def tool(
         return made  # type: ignore[no-any-return]
 
     return decorate
+
+
+def longest_attempt(timeout: float) -> float:
+    """Seconds after which one attempt of a tool with this deadline is over in any case, waiting and recording included."""
+    return timeout + RATE_WAIT_SECONDS + PREPARATION_SECONDS + 2 * RECORDING_SECONDS
 
 
 async def retry_condition(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

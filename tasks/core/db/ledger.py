@@ -128,8 +128,14 @@ def counters(
     return connection.execute(statement, {"site": site, "tool": tool, "since": since, "until": until}).mappings().all()
 
 
-def mark_unknown(connection: Connection, older_than: timedelta) -> list[UUID]:
-    """Write an `unknown` event for every attempt that started that long ago and has no end; return their run ids."""
+def mark_unknown(connection: Connection, older_than: timedelta, runs: Sequence[UUID] | None = None) -> list[UUID]:
+    """Write an `unknown` event for every attempt that started that long ago and has no end; return their run ids.
+
+    Args:
+        connection: Inside a transaction.
+        older_than: Least age of the attempt.
+        runs: Only these runs; None for all.
+    """
     statement = text(
         """
         INSERT INTO tool_run_event (id, tool_run_id, site, kind, at, tool, service, safety, target, allowed_by, request_id,
@@ -138,6 +144,7 @@ def mark_unknown(connection: Connection, older_than: timedelta) -> list[UUID]:
             s.service, s.safety, s.target, s.allowed_by, s.request_id, s.flow_run_id, s.task_run_id, s.who, s.attempt, s.trace_id
         FROM tool_run_event s
         WHERE s.kind = 'started' AND s.at < now() - CAST(:older_than AS interval)
+            AND (CAST(:runs AS uuid[]) IS NULL OR s.tool_run_id = ANY (CAST(:runs AS uuid[])))
             AND NOT EXISTS (
                 SELECT FROM tool_run_event e
                 WHERE e.tool_run_id = s.tool_run_id AND (e.attempt > s.attempt OR (e.attempt = s.attempt AND e.rank >= 2)))
@@ -146,7 +153,8 @@ def mark_unknown(connection: Connection, older_than: timedelta) -> list[UUID]:
         RETURNING tool_run_id
         """
     )
-    return list(connection.scalars(statement, {"older_than": older_than}))
+    chosen = None if runs is None else [str(run) for run in runs]
+    return list(connection.scalars(statement, {"older_than": older_than, "runs": chosen}))
 
 
 # --- seals ---
