@@ -19,7 +19,10 @@ from tasks.core.errors import NotFound
 class Settings(BaseSettings):
     """What the environment says. Read once a process, by `settings()`."""
 
-    model_config = SettingsConfigDict(env_prefix="SIGNALBOX_", extra="ignore", hide_input_in_errors=True)
+    # An empty variable means unset: SIGNALBOX_HOME= would otherwise put the state into the current folder.
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_", extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     home: Path = Field(default_factory=lambda: Path.home() / ".signalbox", description="Folder of all state.")
     site: str = Field("default", description="The site this machine works for.")

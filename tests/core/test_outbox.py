@@ -79,9 +79,7 @@ async def test_another_sites_messages_are_not_touched(sent: Any, database_url: s
     assert log == [] and await rows(database_url) == 1
 
 
-async def test_without_a_database_the_message_is_sent_all_the_same(
-    sent: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_a_database_the_message_is_sent_all_the_same(sent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     log, _ = sent
     from tasks.core.settings import settings
 
