@@ -39,11 +39,15 @@ def empty_url(postgres: Any) -> Iterator[str]:
 def shape(connection: Connection) -> list[tuple[Any, ...]]:
     """Everything a query could notice: columns, indexes, constraints, triggers and privileges of all tables."""
     statements = (
-        "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
-        " WHERE table_schema = 'public'",
+        (
+            "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+            " WHERE table_schema = 'public'"
+        ),
         "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
-        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE connamespace = 'public'::regnamespace",
+        (
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE connamespace = 'public'::regnamespace"
+        ),
         "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
         "SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants WHERE grantee = 'app'",
     )
