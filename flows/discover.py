@@ -86,6 +86,9 @@ class DiscoverResult(BaseModel):
     failed_shards: list[str] = Field(default_factory=list)
     duration: float = Field(0.0, description="Seconds.")
     run_id: str = ""
+    states: dict[str, str] = Field(
+        default_factory=dict, description="Address to what became of it: live, new, changed, missing, candidate."
+    )
     picture: str = Field("", description="The address space as an SVG document.", repr=False)
     text: str = Field("", description="The digest as plain text.")
 
@@ -238,7 +241,7 @@ def _run_identity() -> tuple[str, str | None]:
 
     run_id = str(flow_run.id or uuid4())
     ui = get_current_settings().ui_url
-    return run_id, f"{ui}/runs/flow-run/{run_id}" if ui and flow_run.id else None
+    return run_id, f"{ui}/runs/flow-run/{run_id}?tab=Artifacts" if ui and flow_run.id else None
 
 
 def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
@@ -482,6 +485,7 @@ def _result(report: _digest.Report, deliveries: Sequence[_notify.Delivery], run_
         failed_shards=list(report.failed_shards),
         duration=report.duration,
         run_id=run_id,
+        states=_digest.states(report),
         picture=_digest.picture(report),
         text=_digest.text(report),
     )

@@ -44,7 +44,7 @@ for _name, _module in {
 }.items():
     app.command(f"deployments.cli.{_module}", name=_name)
 
-_WITHOUT_PREFECT = {"up", "down", "status", "env", "first-run"}
+_WITHOUT_PREFECT = {"up", "down", "status", "env", "first-run", "demo"}
 """Commands that look after the stack itself: they must see the user's own PREFECT_API_URL, if any."""
 
 
