@@ -41,7 +41,7 @@ def explain_unexpected(error: Exception) -> int:
 
     import httpx
 
-    if isinstance(error, httpx.HTTPError):
+    if isinstance(error, httpx.HTTPError) or str(error).startswith("Failed to reach API"):  # Prefect's own RuntimeError
         return complain("The Prefect API does not answer.", "Is signalbox up? signalbox status", status=1)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return complain(

@@ -264,6 +264,8 @@ def _command_line(spec: ToolSpec, params: dict[str, Any]) -> str:
         for item in value if many else [value]:
             if item is True:
                 words.append(option)
+            elif str(item).startswith("-"):
+                words.append(f"{option}={shlex.quote(str(item))}")
             else:
                 words += [option, shlex.quote(json.dumps(item) if isinstance(item, (dict, list, bool)) else str(item))]
     return " ".join(words)
