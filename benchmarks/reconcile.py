@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 GOAL_SECONDS = 5.0
 GOAL_MEGABYTES = 300.0
-PORTS = "22,80,443,8080,9000"
+PORTS = "1-1000,8080,9000"
 
 
 def observations(count: int, turn: int, now: datetime) -> list[object]:

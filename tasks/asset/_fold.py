@@ -54,8 +54,8 @@ class Host:
     names: dict[str, None] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     services: dict[tuple[str, str, int], ObservedService] = field(default_factory=dict)
-    asked: dict[tuple[str, str], set[int]] = field(default_factory=dict)
-    """Ports asked, by address and protocol."""
+    asked: dict[tuple[str, str], frozenset[int]] = field(default_factory=dict)
+    """Ports asked, by address and protocol; hosts of one scan share one set."""
     refused: set[tuple[str, str, int]] = field(default_factory=set)
     shared_mac: bool = False
     """Its MAC answered for others in this batch too: it identifies nobody."""
@@ -102,6 +102,13 @@ class Host:
         serial = self.claims.get("serial")
         return self.name or self.address or next(iter(self.macs), "") or (serial.value if serial else "")
 
+    def ask(self, where: tuple[str, str], ports: frozenset[int]) -> None:
+        """Note that ports were asked, without a copy where nothing is added."""
+        before = self.asked.get(where)
+        self.asked[where] = (
+            ports if before is None or before <= ports else before if ports <= before else before | ports
+        )
+
     def strong_of(self, kind: Kind) -> set[str]:
         """Return its identities of one kind."""
         return {value for key, value in self.keys if key == kind}
@@ -122,7 +129,7 @@ class Host:
         for key, service in other.services.items():
             self.services[key] = _richer(self.services.get(key), service)
         for where, ports in other.asked.items():
-            self.asked.setdefault(where, set()).update(ports)
+            self.ask(where, ports)
         self.refused |= other.refused
         self.shared_mac |= other.shared_mac
         self.owns_mac &= other.owns_mac
@@ -362,7 +369,7 @@ def _ports(host: Host, observation: ObservedHost, address: str) -> None:
         host.services[key] = _richer(host.services.get(key), service)
     for protocol, scanned in (("tcp", observation.scanned_tcp), ("udp", observation.scanned_udp)):
         if scanned is not None:
-            host.asked.setdefault((address, protocol), set()).update(check_ports(scanned))
+            host.ask((address, protocol), check_ports(scanned))
     host.refused.update((address, "tcp", port) for port in check_ports(observation.refused_tcp))
 
 
@@ -405,6 +412,10 @@ def _join(hosts: list[Host], result: Folded) -> list[Host]:
             by_key[key].append(number)
         for address in host.addresses:
             by_address[address] = number
+    for numbers in _dual_stack(hosts):
+        for other in numbers[1:]:
+            if not contradict(hosts[numbers[0]], hosts[other]):
+                join(numbers[0], other)
     for (kind, _), numbers in by_key.items():
         if kind != Kind.SSH_HOST_KEY:
             for other in numbers[1:]:
@@ -441,6 +452,22 @@ def _join(hosts: list[Host], result: Folded) -> list[Host]:
     for sighting in result.virtual.values():
         sighting.claimed_by = list({id(h): h for h in (renamed.get(id(c), c) for c in sighting.claimed_by)}.values())
     return list(joined.values())
+
+
+def _dual_stack(hosts: list[Host]) -> Iterator[list[int]]:
+    """Yield hosts that are one interface with its IPv4 and its IPv6 addresses: one MAC, and at most one IPv4 address.
+
+    Several IPv4 addresses with one MAC are containers or a proxy until something better says they are one.
+    """
+    by_mac: dict[str, list[int]] = defaultdict(list)
+    for number, host in enumerate(hosts):
+        for mac in host.macs:
+            by_mac[mac].append(number)
+    for numbers in by_mac.values():
+        if 1 < len(numbers) < PROXY_ARP:
+            versions = [parse_address(address).version for number in numbers for address in hosts[number].addresses]
+            if versions.count(4) <= 1:
+                yield numbers
 
 
 def _call_virtual(

@@ -139,6 +139,7 @@ def clean_serial(serial: str | None) -> str | None:
     return text
 
 
+@lru_cache(maxsize=4096)
 def clean_vendor(vendor: str | None) -> str:
     """Return a vendor's name without the words that come and go ("Inc.", "AB", "Communications").
 

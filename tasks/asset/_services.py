@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from tasks.asset._changes import EventKind
@@ -108,14 +109,17 @@ def _said(service: ServiceRow | ObservedService) -> dict[str, str]:
 
 def ports_asked(host: Host, before: Mapping[str, frozenset[int]]) -> dict[str, str]:
     """Return all ports ever asked, by protocol, as PortLists; only protocols to which this host adds some."""
-    asked: dict[str, set[int]] = {}
+    asked: dict[str, frozenset[int]] = {}
     for (_, protocol), ports in host.asked.items():
-        asked.setdefault(protocol, set()).update(ports)
-    return {
-        protocol: format_ports(ports | before.get(protocol, frozenset()))
-        for protocol, ports in asked.items()
-        if not ports <= before.get(protocol, frozenset())
-    }
+        known = asked.get(protocol) or before.get(protocol, frozenset())
+        if not ports <= known:
+            asked[protocol] = ports | known
+    return {protocol: _written(ports) for protocol, ports in asked.items()}
+
+
+@lru_cache(maxsize=256)
+def _written(ports: frozenset[int]) -> str:
+    return format_ports(ports)
 
 
 def asked_of(tcp: str, udp: str) -> dict[str, frozenset[int]]:

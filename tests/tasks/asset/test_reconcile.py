@@ -568,6 +568,24 @@ async def test_cloned_ssh_host_keys_identify_nobody(lab: Any) -> None:
     assert await lab.rows("SELECT count(*) FROM asset_identifier WHERE kind = 'ssh_host_key'") == [(0,)]
 
 
+async def test_the_ipv4_and_ipv6_addresses_of_one_interface_are_one_asset(lab: Any) -> None:
+    both = ("10.0.0.0/24", "2001:db8::/120")
+    seen = [lab.host(ip, mac=CAMERA) for ip in ("10.0.0.5", "2001:db8::5", "2001:db8::77")]
+    first = await lab.settle(*seen, networks=both)
+    assert first.counts == {"new": 1} and first.duplicates == 2
+    asset = first.asset_of["10.0.0.5"]
+    assert await lab.held() == dict.fromkeys(("10.0.0.5", "2001:db8::5", "2001:db8::77"), asset)
+    assert await lab.assets("host(primary_ip)") == [("10.0.0.5",)]
+    # Scanned apart, too; and a temporary address that is gone for good is let go of, the asset is not.
+    assert lab.told(await lab.scan(lab.host("2001:db8::5", mac=CAMERA), networks=("2001:db8::/120",))) == []
+    lab.later(days=30)
+    events = []
+    for _ in range(3):
+        changes = await lab.scan(lab.host("10.0.0.5", mac=CAMERA), lab.host("2001:db8::5", mac=CAMERA), networks=both)
+        events += lab.told(changes)
+    assert events == [("address_removed", asset, "2001:db8::77", None)]
+
+
 # --- baselines -------------------------------------------------------------------------------------------------------
 
 
