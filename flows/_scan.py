@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import socket
@@ -17,7 +18,14 @@ from tasks.core.log import run_logger
 from tasks.core.models import FileRef, format_ports, parse_ports
 from tasks.core.process import find_program, run_command
 from tasks.core.run import wiring
-from tasks.network.probe.dns_lookup import DnsLookup, DnsLookupResult, RecordType, dns_lookup
+from tasks.network.probe.dns_lookup import (
+    MAX_NAMES,
+    DnsLookup,
+    DnsLookupResult,
+    DnsOutcome,
+    RecordType,
+    dns_lookup,
+)
 from tasks.network.scan.nmap import Nmap, NmapHost, NmapPort, NmapResult, nmap
 
 if TYPE_CHECKING:
@@ -28,7 +36,12 @@ Profile = Literal["quick", "standard", "deep"]
 DEEP_PORTS = 1000
 STANDARD_PORTS = 100
 DEEP_UDP_PORTS = "53,67,69,111,123,137-138,161-162,445,500,514,520,631,1434,1900,4500,5353"
-NAMES_AT_ONCE = 256
+NAMES_FIRST = 8
+"""Names asked for before the rest of a shard's."""
+NAME_SECONDS = 2.0
+"""How long each answer of the resolver is awaited."""
+SILENCES = 2
+"""Shards in a row about which the resolver says nothing, before it is left alone for the rest of the run."""
 CONTAINER_LINKS = ("docker", "br-", "veth", "virbr", "cni", "flannel", "cali")
 """Names of links that exist on this machine only: bridges and ends of containers and virtual machines."""
 
@@ -87,14 +100,35 @@ class ShardResult:
     error: str = ""
 
 
-async def scan_shard(shard: Shard, site: str, profile: Profile) -> ShardResult:
-    """Sweep a shard, then ask the live hosts only for ports, services and, in depth, their system.
+async def scan_shard(shard: Shard, site: str, profile: Profile, names: Names, *, at_once: int = 1) -> ShardResult:
+    """Sweep a shard, then ask the live hosts only for ports, services and, in depth, their system; and for their names meanwhile.
+
+    Args:
+        shard: What to scan.
+        site: The site.
+        profile: How much is asked.
+        names: Where names come from.
+        at_once: Shards scanned at the same time: each wishes for its part of the budget, else one takes all and the others wait.
 
     Raises:
         ToolError: The sweep failed: nothing is known of this shard.
     """
-    rate = (await wiring().policy(site)).packets_per_second
+    rate = max(10, (await wiring().policy(site)).packets_per_second // at_once)
     swept = await nmap(Nmap(targets=shard.targets, profile="sweep", site=site, max_rate=rate))
+    asking = asyncio.create_task(names.of([host.address for host in swept.hosts]))
+    try:
+        result = await _ask_live(shard, site, profile, swept, rate)
+        found = await asking
+    finally:
+        asking.cancel()
+    named = [
+        replace(sighting, hostnames=(*found.get(sighting.address, ()), *sighting.hostnames))
+        for sighting in result.sightings
+    ]
+    return replace(result, sightings=named)
+
+
+async def _ask_live(shard: Shard, site: str, profile: Profile, swept: NmapResult, rate: int) -> ShardResult:
     sightings = {host.address: _sighting(host, swept) for host in swept.hosts}
     error = "" if swept.complete else f"the sweep was cut off after {swept.attempted} of {swept.planned} addresses"
     unknown: tuple[str, ...] = ()
@@ -202,9 +236,8 @@ def _service(port: NmapPort) -> SeenService:
     )
 
 
-async def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[ObservedHost]:
-    """Enrich sightings with names and vendors, and make observations of them."""
-    names = await _reverse_names([sighting.address for sighting in sightings if sighting.method != "local"], site)
+def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[ObservedHost]:
+    """Make observations of sightings; the name a host was asked by comes first."""
     return [
         ObservedHost(
             address=sighting.address,
@@ -217,7 +250,6 @@ async def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[
                 dict.fromkeys(
                     [
                         *([plan.names[sighting.address]] if sighting.address in plan.names else []),
-                        *names.get(sighting.address, ()),
                         *sighting.hostnames,
                     ]
                 )
@@ -237,18 +269,45 @@ async def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[
     ]
 
 
-async def _reverse_names(addresses: Sequence[str], site: str) -> dict[str, tuple[str, ...]]:
-    """Ask the system's resolver for names, which is no probe; a resolver that does not answer costs the names only."""
-    found: dict[str, tuple[str, ...]] = {}
-    for start in range(0, len(addresses), NAMES_AT_ONCE):
-        batch = list(addresses[start : start + NAMES_AT_ONCE])
-        try:
-            answer = await dns_lookup(DnsLookup(names=batch, types=[RecordType.PTR], site=site))
-        except ToolError as problem:
-            run_logger().warning("Names are not known: %s", problem)
-            return found
-        found |= names_of(answer)
-    return found
+class Names:
+    """Names of addresses, from the system's resolver, which is no probe. A resolver that is silent costs seconds and the names only.
+
+    Args:
+        site: The site.
+        known: Addresses whose names are known already and not asked: this machine's own.
+    """
+
+    def __init__(self, site: str, known: Iterable[str] = ()) -> None:
+        self._site, self._known = site, frozenset(known)
+        self._silences = 0
+
+    async def of(self, addresses: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the names of those addresses that have any."""
+        found: dict[str, tuple[str, ...]] = {}
+        wanted = [address for address in addresses if address not in self._known]
+        # A few first: where no answer comes for them, none is awaited for hundreds.
+        batches = [wanted[:NAMES_FIRST]] if wanted else []
+        batches += [wanted[at : at + MAX_NAMES] for at in range(NAMES_FIRST, len(wanted), MAX_NAMES)]
+        for number, batch in enumerate(batches):
+            if self._silences >= SILENCES:
+                break
+            params = DnsLookup(
+                names=batch, types=[RecordType.PTR], site=self._site, timeout=NAME_SECONDS, attempts=2 if number else 1
+            )
+            try:
+                # Not tried again: without a resolver there are no names, now or in some seconds.
+                answer: DnsLookupResult = await dns_lookup.spec.task.with_options(retries=0)(params)
+            except ToolError as problem:
+                self._silences = SILENCES
+                run_logger().warning("Names are not known: %s", problem)
+                break
+            if all(reply.outcome is DnsOutcome.TIMEOUT for reply in answer.answers):
+                self._silences += 1
+                run_logger().warning("The resolver says nothing about %s: names are not known", batch[0])
+                break
+            self._silences = 0
+            found |= names_of(answer)
+        return found
 
 
 def names_of(answer: DnsLookupResult) -> dict[str, tuple[str, ...]]:

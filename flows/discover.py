@@ -24,10 +24,11 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
+from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import _digest, _notify
-from flows._scan import OwnAddress, Sighting, add_own, default_gateways, observe, own_addresses, scan_shard
+from flows._scan import Names, OwnAddress, Sighting, add_own, default_gateways, observe, own_addresses, scan_shard
 from flows._scope import Plan, Shard, plan_scope
 from flows._text import count, escape
 from tasks.asset._changes import Changes, EventKind
@@ -200,15 +201,17 @@ async def _discover(
         count(len(plan.shards), "shard"),
         _predicted(plan, profile, policy),
     )
+    own = await own_addresses()
     async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"):
-        outcomes = await _scan_all(plan, site, profile)
+        outcomes = await _scan_all(plan, site, profile, Names(site, known=[item.address for item in own]))
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
     answered = bool(sightings)
-    own = await own_addresses()
     sightings = add_own(sightings, own, plan.shards)
-    enriched = await observe(sightings, plan, site)
+    enriched = observe(sightings, plan, site)
     coverage = _coverage(plan, outcomes, sightings, own)
-    changes = await _reconcile(site, enriched, coverage, run_id, preview)
+    # Quoted: Prefect would look for futures in every field of thousands of hosts. It takes the quotes off before the task starts.
+    quoted: Any = quote(enriched)
+    changes = await _reconcile(site, quoted, coverage, run_id, preview)
     report = _digest.Report(
         site=site,
         profile=profile,
@@ -251,7 +254,7 @@ def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
     return f"the sweep sends at most {cost.packets} packets in about {cost.seconds:.0f} s"
 
 
-async def _scan_all(plan: Plan, site: str, profile: Profile) -> list[_Outcome]:
+async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names) -> list[_Outcome]:
     """Scan every shard, two at a time; a failure costs its shard."""
     places = asyncio.Semaphore(SHARDS_AT_ONCE)
     done = 0
@@ -262,7 +265,7 @@ async def _scan_all(plan: Plan, site: str, profile: Profile) -> list[_Outcome]:
     async def one(shard: Shard) -> _Outcome:
         nonlocal done
         async with places:
-            outcome = await _scan_one(shard, site, profile)
+            outcome = await _scan_one(shard, site, profile, names, min(SHARDS_AT_ONCE, len(plan.shards)))
         done += 1
         await _quietly(
             aupdate_progress_artifact(
@@ -276,10 +279,10 @@ async def _scan_all(plan: Plan, site: str, profile: Profile) -> list[_Outcome]:
     return list(await asyncio.gather(*(one(shard) for shard in plan.shards)))
 
 
-async def _scan_one(shard: Shard, site: str, profile: Profile) -> _Outcome:
+async def _scan_one(shard: Shard, site: str, profile: Profile, names: Names, at_once: int) -> _Outcome:
     for attempt in range(1, SHARD_ATTEMPTS + 1):
         try:
-            found = await scan_shard(shard, site, profile)
+            found = await scan_shard(shard, site, profile, names, at_once=at_once)
             return _Outcome(shard, found.sightings, complete=found.complete, unknown=found.unknown, error=found.error)
         except (Refused, InvalidParameters) as error:
             return _Outcome(shard, error=str(error), complete=False)
