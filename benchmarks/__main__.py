@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import platform
+import subprocess
 import sys
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.figures import Figure, as_text
@@ -26,7 +29,45 @@ ALL = {
     "gate": ("benchmarks.overhead:gate", "the gate's decision on 4,096 targets"),
     "reconcile": ("benchmarks.overhead:reconcile", "reconcile of 10,000 hosts"),
 }
+ABOUT = """## What is measured
+
+- **discover a /24**: the flow as `signalbox discover` runs it, from the call to its final state: scope, sweep, ports and services, names,
+  reconcile, artifacts. Bare are the same nmap commands with the same options and targets, one after the other, without the pauses in
+  which discover waits for room in its packet budget. Of the 60 hosts 27 have services of their own; the policy is a laboratory's: 20,000
+  packets a second, no cap for one host.
+- **as a command**: the same with the start of the program, beside what the flow itself took.
+- **discover a /20, all alive**: 4,096 addresses in 16 shards, two at a time. The memory is the peak of the process that runs the flow;
+  it serves the lab's name server and web servers too, so a discovery alone is faster and smaller. The bare commands make no inventory:
+  the names, the observations and the events of 4,096 hosts are what is on top.
+- **one tool run**: gate, ledger (two events), a share of the packet budget from the Prefect server and back, beside an empty Prefect task
+  with the same connect. It is paid once a batch of up to 256 targets.
+- **one program**: `run_command` starts a supervisor that ends every descendant when its caller goes, also by kill -9.
+- **the gate**: one decision on 4,096 single addresses, every one checked against every rule.
+- **reconcile**: see `benchmarks/reconcile.py`; in processes and a database of its own.
+"""
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def page(figures: list[Figure]) -> str:
+    """Make the page of figures. It names the kind of machine, never the machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    kind = f"{os.cpu_count()} cores, {memory:.0f} GB, Linux {platform.release().split('-')[0]}, {platform.machine()}"
+    versions = f"Python {platform.python_version()}, Prefect {version('prefect')}, {_nmap_version()}"
+    return f"""# Benchmarks
+
+`make bench` measures signalbox beside the bare things it is made of: `sudo make bench`, or one of them with
+`make bench ARGS="{next(iter(ALL))}"`. It brings up a stack of its own in a temporary folder and a network in namespaces, sends
+nothing anywhere else, and removes both. `ARGS=--save` writes this page. Every ratio is of two things measured in the same run; times
+alone say more about the machine. The last run: {kind}; {versions}.
+
+{as_markdown(figures)}
+
+{ABOUT}"""
+
+
+def _nmap_version() -> str:
+    said = subprocess.run(["nmap", "--version"], check=True, capture_output=True, text=True).stdout
+    return " ".join(said.split()[:3]).replace("version ", "")
 
 
 def main(arguments: list[str]) -> int:

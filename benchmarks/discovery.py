@@ -128,14 +128,8 @@ async def _against_bare() -> list[Figure]:
         if done.returncode:
             raise RuntimeError(f"signalbox discover ended with status {done.returncode}: {done.stderr.decode()[-500:]}")
         flow = json.loads(done.stdout)["duration"]
-        figures.append(
-            Figure(
-                "the same as a command: signalbox discover",
-                f"{seconds:.1f} s",
-                f"{flow:.1f} s (its flow)",
-                f"{seconds / flow:.2f}",
-            )
-        )
+        what = "the same as a command: signalbox discover"
+        figures.append(Figure(what, f"{seconds:.1f} s", f"{flow:.1f} s (its flow)", f"{seconds / flow:.2f}"))
     return figures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -118,5 +119,5 @@ async def office() -> AsyncIterator[Lab]:
             await lab.answer_prefix("crowd", prefix)
         await lab.answer_prefix("twenty", lab.prefix(20))
         if file := os.environ.get(INSIDE):
-            Path(file).write_text(f"nameserver {lab.hosts['names'].address}\n")
+            await asyncio.to_thread(Path(file).write_text, f"nameserver {lab.hosts['names'].address}\n")
         yield lab
