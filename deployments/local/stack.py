@@ -128,7 +128,8 @@ def status(home: Path) -> StackStatus:
     try:
         variables = env.environment(home)
         api = variables["PREFECT_API_URL"]
-        ui = variables.get("PREFECT_UI_URL") or api.removesuffix("/api")
+        # What a person types: the server leads from there to the right place.
+        ui = (variables.get("PREFECT_UI_URL") or api.removesuffix("/api")).removesuffix(env.UI_PATH)
     except StackError:
         ui = None
     if state is None:

@@ -28,6 +28,8 @@ MARK = "SIGNALBOX_STACK"
 EMBEDDED_API = "SIGNALBOX_EMBEDDED_API_URL"
 """Set by `signalbox env` beside PREFECT_API_URL, so that a later `up` in that shell does not take its own server for a foreign one."""
 PROFILE = "signalbox"
+UI_PATH = "/v2"
+"""Where the embedded server's UI lives, below its address."""
 
 
 def external_database() -> str | None:
@@ -75,7 +77,8 @@ def environment(home: Path) -> dict[str, str]:
             raise StackError(f"There is no signalbox in {place.folder}.", "Start one with: signalbox up")
         result["PREFECT_API_URL"] = result[EMBEDDED_API] = api
         result["PREFECT_API_AUTH_STRING"] = auth_string(place)
-        result["PREFECT_UI_URL"] = api.removesuffix("/api")
+        # Prefect 3.8 serves two UIs; the older one loses the way to a page when it asks for the password first.
+        result["PREFECT_UI_URL"] = api.removesuffix("/api") + UI_PATH
     if (database := external_database()) is not None:
         result["SIGNALBOX_DATABASE_URL"] = database
     return result
