@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.figures import Figure, as_text
+from benchmarks.figures import Figure, as_markdown, as_text
 from benchmarks.stack import INSIDE, stack, why_not, with_own_resolver
 
 ALL = {
