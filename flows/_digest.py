@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ ATTENTION = (EventKind.CONFLICT, EventKind.SUSPECT, EventKind.CANDIDATE, EventKi
 ARRIVED = (EventKind.NEW, EventKind.RETURNED)
 MOST_LINES = 12
 """Events a digest spells out of each sort; the run page has all of them."""
+FOUND = "Found"
 
 _WORDS = {
     EventKind.IP_CHANGED: "moved",
@@ -131,9 +132,11 @@ def title(report: Report) -> str:
     where = f"{report.site}: " if report.site != "default" else ""
     if report.outcome in ("Failed", "Suspect"):
         return f"{where}discovery {'failed' if report.outcome == 'Failed' else 'is suspect: nothing answered'}"
+    candidates = sum(host.candidate for host in report.hosts)
     said = join(
         (
             f"first look: {count(len(report.first_found), 'host')}" if report.first_found else "",
+            count(candidates, "candidate") if report.first_found and candidates else "",
             f"{len(report.new)} new" if report.new else "",
             f"{_subjects(report.changed)} changed" if report.changed else "",
             f"{len(report.gone)} gone" if report.gone else "",
@@ -189,20 +192,35 @@ def describe(event: Event) -> str:
     >>> describe(Event(kind=EventKind.IP_CHANGED, subject="printer", before="10.0.0.5", after="10.0.0.9"))
     'printer moved: 10.0.0.5 -> 10.0.0.9'
     """
+    who = event.subject or event.ip or ""
+    at = f" ({event.ip})" if event.ip and event.ip != who else ""
     what = _WORDS.get(event.kind, event.kind.value.replace("_", " "))
-    details = ""
+    if event.kind in ARRIVED and isinstance(event.after, Mapping):
+        known = join(cell(event.after.get(name)) for name in ("vendor", "mac", "services"))
+        return f"{who}{at}" + (f": {known}" if known else "")
+    if event.kind in GONE:
+        return f"{who}{at} {what}"
     if event.kind in (EventKind.SERVICE_ADDED, EventKind.SERVICE_REMOVED):
         shown = event.after if event.kind is EventKind.SERVICE_ADDED else event.before
-        details = f" {event.field}" + (f" ({_short(shown)})" if shown else "")
-        return f"{event.subject or event.ip}: {what}{details}"
+        return f"{who}: {what} {event.field}" + (f" ({_service(shown)})" if shown else "")
+    if event.kind is EventKind.SERVICE_CHANGED:
+        return f"{who}: {what} {event.field}: {_service(event.before)} -> {_service(event.after)}"
+    details = ""
     if event.before not in (None, "") or event.after not in (None, ""):
         details = (
             f": {_short(event.before) or 'unknown'} -> {_short(event.after) or 'unknown'}"
             if event.before not in (None, "")
             else f": {_short(event.after)}"
         )
-    at = f" ({event.ip})" if event.ip and event.ip != event.subject and event.ip not in details else ""
-    return f"{event.subject or event.ip} {what}{at}{details}"
+    return f"{who} {what}{'' if event.ip and event.ip in details else at}{details}"
+
+
+def _service(value: Any) -> str:
+    """Say what speaks on a port as people do: product and version, else the protocol's name."""
+    if not isinstance(value, Mapping):
+        return _short(value)
+    said = " ".join(str(value[name]) for name in ("product", "version") if value.get(name))
+    return _short(said or value.get("name") or value)
 
 
 def _short(value: Any) -> str:
@@ -239,7 +257,7 @@ def lines(report: Report) -> list[tuple[str, list[str]]]:
         ]
         if len(report.hosts) > MOST_LINES:
             said.append(f"... and {len(report.hosts) - MOST_LINES} more")
-        parts.append((f"Found ({len(report.hosts)})", said))
+        parts.append((f"{FOUND} ({len(report.hosts)})", said))
     return parts
 
 
@@ -287,7 +305,8 @@ def markdown(report: Report) -> str:
     """The summary on the run page: what a person would send to a colleague."""
     out = [f"## {escape(title(report))}", ""]
     out += [f"> **{escape(warning)}**\n" for warning in warnings(report)]
-    for heading, said in lines(report):
+    # The page has the table of all hosts: the list of those found is for messages.
+    for heading, said in (part for part in lines(report) if not part[0].startswith(FOUND)):
         out += [f"### {escape(heading)}", "", *(f"- {escape(line)}" for line in said), ""]
     out += [f"Scanned {escape(report.where)}: {coverage(report)}", ""]
     out += [f"- {escape(note)}" for note in report.notes]
@@ -341,7 +360,8 @@ def states(report: Report) -> dict[str, str]:
             if event in report.changed
             else None
         )
-        if kind and event.ip and not (kind == "changed" and found.get(event.ip) == "new"):
+        # What answers at an address now says more of it than who is gone from it.
+        if kind and event.ip and not (found.get(event.ip) == "new" or (kind == "missing" and event.ip in found)):
             found[event.ip] = kind
     return found
 

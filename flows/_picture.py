@@ -14,7 +14,7 @@ COLOURS = {
     "new": ("#2f6fde", "new"),
     "changed": ("#e0a100", "changed"),
     "missing": ("#d64545", "missing"),
-    "candidate": ("#8d6cc9", "candidate: answers, not identified"),
+    "candidate": ("#8d6cc9", "answers, not identified"),
     "silent": ("#e3e7ec", "no answer"),
     "excluded": ("#9aa3ad", "excluded"),
     "unknown": ("#f5d9b8", "not scanned"),
@@ -22,6 +22,8 @@ COLOURS = {
 """State of an address: colour and what the legend says."""
 
 CELL, GAP, ROW = 11, 2, 32
+LETTER = 7
+"""Pixels a letter of the small text takes at most, on average: an SVG cannot ask."""
 MOST_BLOCKS = 16
 """Blocks of up to 256 addresses drawn; the rest is summed up in a line."""
 
@@ -45,11 +47,14 @@ def draw(prefixes: Sequence[str], states: Mapping[str, str], *, title: str) -> s
     parts: list[str] = []
     y = 58
     for block in shown:
-        label = str(block[0]) if len(block) == 1 else f"{block[0]} - {block[-1]}"
+        label = (
+            str(block[0]) if len(block) == 1 else f"{block[0]}/{block[0].max_prefixlen - (len(block) - 1).bit_length()}"
+        )
         counts = {state: sum(states.get(str(a)) == state for a in block) for state in order}
         said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
         parts.append(
-            f'<text x="20" y="{y}" class="label">{escape(label)}<tspan class="dim">  {escape(said)}</tspan></text>'
+            f'<text x="20" y="{y}" class="label">{escape(label)}</text>'
+            f'<text x="{width - 20}" y="{y}" text-anchor="end" class="dim">{escape(said)}</text>'
         )
         y += 8
         for index, address in enumerate(block):
@@ -66,13 +71,16 @@ def draw(prefixes: Sequence[str], states: Mapping[str, str], *, title: str) -> s
         )
         y += 24
     used = [state for state in COLOURS if state == "silent" or any(value == state for value in states.values())]
-    for number, state in enumerate(used):
-        left, top = 20 + number % 3 * 140, y + number // 3 * 20
-        parts.append(
-            f'<rect x="{left}" y="{top - 9}" width="{CELL}" height="{CELL}" rx="2" fill="{COLOURS[state][0]}"/>'
-        )
-        parts.append(f'<text x="{left + 17}" y="{top}" class="dim">{escape(COLOURS[state][1])}</text>')
-    y += (len(used) + 2) // 3 * 20
+    left = 20
+    for state in used:
+        meaning = COLOURS[state][1]
+        needed = 17 + LETTER * len(meaning)
+        if left + needed > width - 20:
+            left, y = 20, y + 20
+        parts.append(f'<rect x="{left}" y="{y - 9}" width="{CELL}" height="{CELL}" rx="2" fill="{COLOURS[state][0]}"/>')
+        parts.append(f'<text x="{left + 17}" y="{y}" class="dim">{escape(meaning)}</text>')
+        left += needed + 12
+    y += 20
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" viewBox="0 0 {width} {y}">'
         "<style>text{font-family:system-ui,sans-serif;font-size:12px;fill:#24292f}.head{font-size:15px;font-weight:600}"

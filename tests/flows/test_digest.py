@@ -50,7 +50,7 @@ def test_the_title_counts_what_a_person_wants_to_know() -> None:
     assert _digest.title(report(NEW, MOVED, SERVICE, GONE, QUIET)) == "1 new, 2 changed, 1 gone"
     assert _digest.title(report(NEW, site="berlin")) == "berlin: 1 new"
     assert _digest.title(report()) == "nothing changed, 3 hosts up"
-    assert _digest.title(report(FIRST)) == "first look: 1 host"
+    assert _digest.title(report(FIRST)) == "first look: 1 host, 1 candidate"
     assert _digest.title(report(NEW, preview=True)) == "1 new (preview)"
 
 
@@ -72,8 +72,18 @@ def test_the_warning_of_a_partial_run_comes_first() -> None:
 
 def test_each_kind_of_change_reads_as_a_sentence() -> None:
     assert _digest.describe(MOVED) == "printer moved: 10.1.0.5 -> 10.1.0.12"
-    assert _digest.describe(SERVICE) == "router: new service tcp/8443 (name=https)"
-    assert _digest.describe(GONE) == "nas missing (10.1.0.4)"
+    assert _digest.describe(SERVICE) == "router: new service tcp/8443 (https)"
+    assert _digest.describe(GONE) == "nas (10.1.0.4) missing"
+    status = Event(kind=EventKind.MISSING, subject="10.1.0.4", ip="10.1.0.4", before="active", after="missing")
+    assert _digest.describe(status) == "10.1.0.4 missing"
+    new = {"ip": "10.1.0.9", "mac": "00:40:8c:00:00:09", "vendor": "Axis", "services": ["tcp/80", "tcp/554"]}
+    arrived = Event(kind=EventKind.NEW, subject="10.1.0.9", ip="10.1.0.9", after=new)
+    assert _digest.describe(arrived) == "10.1.0.9: Axis, 00:40:8c:00:00:09, tcp/80, tcp/554"
+    ssh = {"name": "ssh", "product": "OpenSSH", "version": "9.6"}
+    upgraded = Event(
+        kind=EventKind.SERVICE_CHANGED, subject="nas", field="tcp/22", before=ssh, after=ssh | {"version": "9.9"}
+    )
+    assert _digest.describe(upgraded) == "nas: service changed tcp/22: OpenSSH 9.6 -> OpenSSH 9.9"
 
 
 def test_text_html_and_markdown_all_have_every_section() -> None:
@@ -117,6 +127,30 @@ def test_a_picture_of_any_scope_is_a_whole_document_of_bounded_size(prefixes: li
     svg = draw(prefixes, {"10.0.0.1": "live"}, title="a <title> & more")
     ET.fromstring(svg)
     assert len(svg) < 1_500_000
+
+
+def test_a_new_host_at_the_address_of_one_that_is_gone_is_drawn_as_new() -> None:
+    swapped = Event(kind=EventKind.NEW, asset_id=9, subject="10.1.0.4", ip="10.1.0.4", after={"ip": "10.1.0.4"})
+    assert _digest.states(report(swapped, GONE, hosts=(LiveHost("10.1.0.4", asset_id=9),)))["10.1.0.4"] == "new"
+
+
+def test_the_run_page_lists_hosts_once_and_a_message_lists_them_in_words() -> None:
+    first = report(FIRST)
+    assert "Found (2)" in _digest.text(first) and "10.1.0.7, candidate" in _digest.text(first)
+    assert "Found" not in _digest.markdown(first) and "### Hosts" in _digest.markdown(first)
+
+
+def test_nothing_in_the_picture_runs_over_its_edge_or_over_its_neighbour() -> None:
+    every = {f"10.1.0.{n}": state for n, state in enumerate(COLOURS, start=1)}
+    svg = ET.fromstring(draw(["10.1.0.0/24"], every, title="t"))
+    legend = sorted(
+        (int(text.get("y") or 0), int(text.get("x") or 0), len(text.text or ""))
+        for text in svg.iter("{http://www.w3.org/2000/svg}text")
+        if text.get("class") == "dim" and text.get("text-anchor") is None
+    )
+    assert len(legend) == len(COLOURS)
+    for (row, left, letters), (next_row, next_left, _) in zip(legend, [*legend[1:], (0, 0, 0)], strict=True):
+        assert left + 6.3 * letters <= (next_left - 17 if next_row == row else float(svg.get("width") or 0))
 
 
 def test_long_lists_are_cut_and_say_so() -> None:
