@@ -287,6 +287,12 @@ class Matcher:
         asset = self._known.assets.get(asset_id) if asset_id is not None else None
         if asset is None or asset_id is None or self._contradicts(host, asset_id):
             return False
+        if parse_address(address).is_loopback:
+            # Every worker has it: it speaks for one only while no other address says that they are two.
+            held = {r.ip for r in self._known.addresses.get(asset_id, ()) if not parse_address(r.ip).is_loopback}
+            mine = {ip for ip in host.all_addresses if not parse_address(ip).is_loopback}
+            if held and mine and not held & mine:
+                return False
         keys, known_keys = host.strong_of(Kind.SSH_HOST_KEY), self._identities(asset_id, Kind.SSH_HOST_KEY)
         if keys and known_keys and not keys & known_keys:
             return False

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from tasks.asset._changes import AbsentAsset, Changes, Event, EventKind
+from tasks.asset._draft import Plan, Situation, same_value
 from tasks.asset._fields import OBSERVED_FIELDS
 from tasks.asset._fold import Folded, Host, fold, match_keys
 from tasks.asset._identity import Kind, parse_address
 from tasks.asset._ladder import Status, SubnetBook
 from tasks.asset._match import Matched, Matcher, Merge
 from tasks.asset._observation import ObservedHost, ScanCoverage
-from tasks.asset._plan import Plan, Planner, Situation, same_value
+from tasks.asset._plan import Planner
 from tasks.asset._scope import Scope
 from tasks.core.db import inventory, merges
 from tasks.core.db.engine import Database, database

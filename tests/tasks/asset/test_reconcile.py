@@ -586,6 +586,35 @@ async def test_the_ipv4_and_ipv6_addresses_of_one_interface_are_one_asset(lab: A
     assert events == [("address_removed", asset, "2001:db8::77", None)]
 
 
+async def test_two_workers_of_a_site_are_two_assets_although_both_are_127_0_0_1(lab: Any) -> None:
+    def worker(address: str) -> list[Any]:
+        own = {"addresses": (address, "127.0.0.1"), "hostnames": (f"worker-{address[-1]}",)}
+        gateway = lab.host("10.0.0.254", mac=GATEWAY)
+        return [gateway, *(lab.host(ip, "local", **own) for ip in ("127.0.0.1", address))]
+
+    networks = ("127.0.0.1/32", "10.0.0.0/24")
+    one = (await lab.settle(*worker("10.0.0.1"), networks=networks)).asset_of["10.0.0.1"]
+    changes = await lab.scan(*worker("10.0.0.2"), networks=networks)
+    two = changes.asset_of["10.0.0.2"]
+    assert lab.told(changes) == [("new", two)] and one != two
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+        lab.later(hours=1)
+        assert lab.told(await lab.scan(*worker(address), networks=networks)) == []
+    held = await lab.held()
+    assert (held["10.0.0.1"], held["10.0.0.2"], held["127.0.0.1"]) == (one, two, one)
+
+
+async def test_loopback_alone_is_this_machine(lab: Any) -> None:
+    first = await lab.settle(
+        lab.host("127.0.0.1", "nmap", services=lab.ports(22), scanned_tcp="22"), networks=("127.0.0.1/32",)
+    )
+    assert first.counts == {"new": 1} and first.baseline
+    again = await lab.scan(
+        lab.host("127.0.0.1", "nmap", services=lab.ports(22), scanned_tcp="22"), networks=("127.0.0.1/32",)
+    )
+    assert lab.told(again) == [] and again.unchanged == 1
+
+
 # --- baselines -------------------------------------------------------------------------------------------------------
 
 
