@@ -6,6 +6,7 @@ import ipaddress
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.core.process import find_program, run_command
 
@@ -85,45 +86,65 @@ async def split(targets: Iterable[ipaddress.IPv4Network]) -> Split:
     """
     links = await ipv4_links()
     found = Split()
-    for target in targets:
+    candidates: list[tuple[Link, ipaddress.IPv4Network]] = []
+    for target in ipaddress.collapse_addresses(targets):
         rest = [target]
         for link in links:
             left = []
             for piece in rest:
                 if not piece.overlaps(link.network):
                     left.append(piece)
-                    continue
-                inside = piece if piece.subnet_of(link.network) else link.network
-                if not piece.subnet_of(link.network):
-                    left += list(piece.address_exclude(link.network))
-                if not link.arp:
-                    found.far[str(inside)] = f"{link.interface} has no ARP"
-                    continue
-                elsewhere = await _routed_elsewhere(inside, link)
-                if elsewhere:
-                    found.far[str(inside)] = elsewhere
+                elif piece.subnet_of(link.network):
+                    candidates.append((link, piece))
                 else:
-                    found.near.setdefault(link, []).append(inside)
+                    candidates.append((link, link.network))
+                    left += list(piece.address_exclude(link.network))
             rest = left
         for piece in sorted(rest):
             found.far[str(piece)] = "no interface of this machine has an address there"
+    routes = await _routes(_probe(link, piece) for link, piece in candidates if link.arp)
+    for link, piece in candidates:
+        elsewhere = _elsewhere(link, routes.get(_probe(link, piece)))
+        if elsewhere:
+            found.far[str(piece)] = elsewhere
+        else:
+            found.near.setdefault(link, []).append(piece)
     return found
 
 
-async def _routed_elsewhere(network: ipaddress.IPv4Network, link: Link) -> str | None:
-    """Say where the kernel sends packets for a prefix, when that is not its link."""
-    probe = next((str(address) for address in network if str(address) != link.address), None)
-    if probe is None:
-        return None  # our own address: nobody else is asked
-    if network.prefixlen < 31 and probe == str(network.network_address):
-        probe = str(network[1]) if str(network[1]) != link.address else str(network[2])
+def _probe(link: Link, network: ipaddress.IPv4Network) -> str:
+    """An address to ask the routing table about: of a host, and not our own, where there is one."""
+    never = {link.address, str(link.network.network_address), str(link.network.broadcast_address)}
+    return next((str(address) for address in network if str(address) not in never), str(network.network_address))
+
+
+async def _routes(addresses: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Ask the kernel where it would send packets for each address; one process for all of them."""
+    lines = [f"route get {address}" for address in addresses]
+    if not lines:
+        return {}
+    # -force: an address without a route is left out of the answer instead of ending it.
+    argv = [find_program("ip"), "-force", "-json", "-batch", "-"]
     done = await run_command(
-        [find_program("ip"), "-json", "route", "get", probe], timeout=COMMAND_SECONDS, ok=(0, 1, 2)
+        argv, timeout=COMMAND_SECONDS, stdin="".join(f"{line}\n" for line in lines).encode(), ok=(0, 1, 2)
     )
-    routes = json.loads(done.stdout or b"[]") if done.returncode == 0 else []
-    if not routes:
+    decoder, text, routes = json.JSONDecoder(), done.stdout.decode(errors="replace").lstrip(), {}
+    while text:
+        try:
+            answer, end = decoder.raw_decode(text)
+        except ValueError:
+            break
+        routes |= {route["dst"]: route for route in answer if "dst" in route}
+        text = text[end:].lstrip()
+    return routes
+
+
+def _elsewhere(link: Link, route: dict[str, Any] | None) -> str | None:
+    """Say why packets do not reach a link's hosts directly; None when they do."""
+    if not link.arp:
+        return f"{link.interface} has no ARP"
+    if route is None:
         return "there is no route to it"
-    route = routes[0]
     if route.get("gateway"):
         return f"it is routed by way of {route['gateway']}"
     if route.get("dev") != link.interface and route.get("type") != "local":

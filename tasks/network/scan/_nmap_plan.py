@@ -44,6 +44,8 @@ SWEEP_RETRIES = 1
 SWEEP_PACKETS = 13
 """Most packets that asking one address whether it is up takes: five probes twice, and three RSTs."""
 SWEEP_PACKETS_CONNECT = 18
+ARP_PACKETS = 3
+"""Most packets that asking one address on our own link takes: two ARP requests, and room."""
 PROBE_PACKETS = 3
 """Most packets of one port: three tries of a filtered one, or SYN, ACK and RST of an open one under connect."""
 HOST_PACKETS = 4

@@ -182,7 +182,12 @@ async def arp_scan(params: ArpScan) -> ArpScanResult:
         raise Unreachable(
             f"{REASON} {where}.", hint="Routed networks are found by: signalbox tool run nmap --profile sweep"
         )
-    scan = _Scan(program, run, time.monotonic() + params.deadline() - MARGIN_SECONDS)
+    scan = _Scan(
+        program,
+        run,
+        min(run.packets_per_second, params.max_rate),
+        time.monotonic() + params.deadline() - MARGIN_SECONDS,
+    )
     for link, networks in found.near.items():
         await scan.ask(link, networks)
     return scan.result(far)
@@ -191,10 +196,9 @@ async def arp_scan(params: ArpScan) -> ArpScanResult:
 class _Scan:
     """One call of the tool: what its batches have brought so far."""
 
-    def __init__(self, program: str, run: ToolRun, ends: float) -> None:
-        self.program, self.run, self.ends = program, run, ends
+    def __init__(self, program: str, run: ToolRun, share: int, ends: float) -> None:
+        self.program, self.run, self.share, self.ends = program, run, share, ends
         self.started = time.monotonic()
-        self.share = run.packets_per_second
         self.links: list[Link] = []
         self.hosts: dict[tuple[str, str], ArpHost] = {}
         self.planned = self.attempted = 0

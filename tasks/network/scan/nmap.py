@@ -28,13 +28,16 @@ from tasks.core.models import (
 from tasks.core.process import run_command
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.network.scan._links import split
 from tasks.network.scan._nmap_plan import (
+    ARP_PACKETS,
     OS_PACKETS,
     OS_SECONDS,
     PART,
     RETRIES,
     SERVICE_PACKETS,
     SERVICE_SECONDS,
+    SWEEP_PACKETS,
     SWEEP_RETRIES,
     Prediction,
     Profile,
@@ -205,7 +208,8 @@ class _Scan:
         self.params, self.run, self.grant = params, run, grant
         ends = time.monotonic() + min(params.deadline(), TIMEOUT_SECONDS) - MARGIN_SECONDS
         self.nmap = NmapProgram(run, grant.excluded, ends=ends)
-        self.share, self.host_share = run.packets_per_second, run.policy.host_packets_per_second
+        self.share = min(run.packets_per_second, params.max_rate)
+        self.host_share = run.policy.host_packets_per_second
         self.window = Window(self.share, self.host_share)
         self.hosts: dict[str, NmapHost] = {}
         self.attempted = self.predicted = 0
@@ -307,14 +311,25 @@ class _Scan:
         argv += ["--max-rate", str(probe_rate("sweep", self.share, raw=self.nmap.raw, ports=1))]
         # With nobody answering nmap would fall back to one probe a second for each host; the rate alone shall bound it.
         argv += ["--max-retries", str(SWEEP_RETRIES), "--min-parallelism", str(SWEEP_PARALLELISM)]
-        each = sweep_packets(self.nmap.raw)
-        for some, count in chunks(targets, int(PART * self.window.most) // each):
-            async with self.window.room(count * each):
-                report = await self.nmap.run("sweep", version, argv, some, LEAST_HOST_SECONDS)
-            self.attempted += report.reported
-            self.hosts |= {host.address: host for host in report.hosts}
-            if self.nmap.trouble is not None:
-                return
+        for part, each in await self._by_cost(version, targets):
+            for some, count in chunks(part, int(PART * self.window.most) // each):
+                async with self.window.room(count * each):
+                    report = await self.nmap.run("sweep", version, argv, some, LEAST_HOST_SECONDS)
+                self.attempted += report.reported
+                self.hosts |= {host.address: host for host in report.hosts}
+                if self.nmap.trouble is not None:
+                    return
+
+    async def _by_cost(self, version: int, targets: list[str]) -> list[tuple[list[str], int]]:
+        """Part targets by the packets each address may take: ARP on our own links takes far fewer than ICMP and TCP beyond."""
+        if version == 6 or not self.nmap.raw:
+            return [(targets, sweep_packets(self.nmap.raw))]
+        try:
+            found = await split(ipaddress.IPv4Network(text) for text in targets)
+        except (MissingProgram, CommandFailed):
+            return [(targets, SWEEP_PACKETS)]  # without `ip` nothing is known to be near
+        near = [str(network) for networks in found.near.values() for network in networks]
+        return [(part, each) for part, each in ((near, ARP_PACKETS), (list(found.far), SWEEP_PACKETS)) if part]
 
     def _discovery_probes(self) -> list[str]:
         """Echo request, SYN and ACK; on our own links nmap asks by ARP or neighbour discovery instead."""
