@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import struct
 import tempfile
 from collections import Counter
@@ -62,6 +63,7 @@ __all__ = [
     "mail_server",
     "mute",
     "needs_lab",
+    "processes_of",
     "smtp",
     "ssh",
 ]
@@ -159,3 +161,18 @@ def _read_pcap(data: bytes) -> Iterator[tuple[float, bytes]]:
 def mail_server(port: int = 25, *, hostname: str = "mail.example", handler: Callable[[], object] = Sink) -> Served:
     """A real mail server (aiosmtpd) that takes mail into `handler`."""
     return Served("smtp", port, lambda: SMTP(handler(), hostname=hostname, ident="ESMTP Postfix"))
+
+
+def processes_of(program: str) -> list[int]:
+    """Process ids of a program's processes that descend from this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError, ValueError):
+            if entry.name.isdigit() and Path((entry / "cmdline").read_text().split("\0")[0]).name == program:
+                ancestor = int(entry.name)
+                while ancestor > 1 and ancestor != os.getpid():
+                    ancestor = int(Path(f"/proc/{ancestor}/stat").read_text().rpartition(")")[2].split()[1])
+                if ancestor == os.getpid():
+                    found.append(int(entry.name))
+    return found

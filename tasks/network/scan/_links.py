@@ -128,7 +128,8 @@ async def _routes(addresses: Iterable[str]) -> dict[str, dict[str, Any]]:
     done = await run_command(
         argv, timeout=COMMAND_SECONDS, stdin="".join(f"{line}\n" for line in lines).encode(), ok=(0, 1, 2)
     )
-    decoder, text, routes = json.JSONDecoder(), done.stdout.decode(errors="replace").lstrip(), {}
+    decoder, text = json.JSONDecoder(), done.stdout.decode(errors="replace").lstrip()
+    routes: dict[str, dict[str, Any]] = {}
     while text:
         try:
             answer, end = decoder.raw_decode(text)

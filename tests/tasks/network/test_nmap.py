@@ -16,7 +16,7 @@ from tasks.core.errors import MissingProgram, Refused, ToolTimeout
 from tasks.core.process import run_command
 from tasks.network.scan import _nmap_program
 from tasks.network.scan.nmap import MARGIN_SECONDS, Nmap, NmapResult, nmap
-from tests.lab.network import AXIS, CISCO, DELL, SYNOLOGY, HostSpec, Lab, http, mute, needs_lab, smtp, ssh
+from tests.lab.network import AXIS, CISCO, DELL, SYNOLOGY, HostSpec, Lab, http, mute, needs_lab, processes_of, smtp, ssh
 
 pytestmark = [pytest.mark.lab, needs_lab]
 
@@ -48,19 +48,7 @@ async def office(lab: Lab) -> None:
 
 
 def nmaps() -> list[int]:
-    """Process ids of the nmaps that descend from this process."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cmdline").read_bytes().split(b"\0")[0].endswith(b"nmap"):
-                ancestor = int(entry.name)
-                while ancestor > 1 and ancestor != os.getpid():
-                    ancestor = int(Path(f"/proc/{ancestor}/stat").read_text().rpartition(")")[2].split()[1])
-                if ancestor == os.getpid():
-                    found.append(int(entry.name))
-        except (OSError, ValueError):
-            continue
-    return found
+    return processes_of("nmap")
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
