@@ -34,7 +34,7 @@ from flows._text import count, escape
 from tasks.asset._changes import Changes, EventKind
 from tasks.asset._observation import ObservedHost, ScanCoverage
 from tasks.asset._reconcile import missing_candidates, reconcile
-from tasks.asset._scan_lease import scan_lease
+from tasks.asset._scan_lease import Overlapping, scan_lease
 from tasks.core.errors import InvalidParameters, Refused, ToolError
 from tasks.core.log import run_logger
 from tasks.core.run import wiring
@@ -144,9 +144,15 @@ async def discover(
     late = _lateness()
     if late is not None and late > LATE_AFTER:
         return Cancelled(name="SkippedLate", message=f"Should have started {late} ago; the next run does the work.")
-    report, result = await _discover(
-        targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large
-    )
+    try:
+        report, result = await _discover(
+            targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large
+        )
+    except Overlapping as error:
+        if overlap == "wait":
+            raise
+        # Skipped as asked is no failure: nobody need be woken by it.
+        return Cancelled(name="SkippedOverlap", message=str(error))
     return _final_state(report, result)
 
 
@@ -205,10 +211,11 @@ async def _discover(
     async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"):
         outcomes = await _scan_all(plan, site, profile, Names(site, known=[item.address for item in own]))
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
-    answered = bool(sightings)
     sightings = add_own(sightings, own, plan.shards)
     enriched = observe(sightings, plan, site)
     coverage = _coverage(plan, outcomes, sightings, own)
+    # This machine answers itself also when its cable is out; where nobody else is in scope, that is all there is to hear.
+    answered = bool(coverage.answered) or len(sightings) == plan.addresses
     # Quoted: Prefect would look for futures in every field of thousands of hosts. It takes the quotes off before the task starts.
     quoted: Any = quote(enriched)
     changes = await _reconcile(site, quoted, coverage, run_id, preview)
@@ -220,7 +227,10 @@ async def _discover(
         planned=plan.addresses,
         excluded=sum(ipaddress.ip_network(text).num_addresses for text in plan.excluded),
         attempted=sum(
-            network.num_addresses for outcome in outcomes if not outcome.error for network in outcome.shard.networks
+            network.num_addresses
+            for outcome in outcomes
+            if outcome.complete or not outcome.error  # swept to the end, though the ports were not
+            for network in outcome.shard.networks
         ),
         answered=len({sighting.address for sighting in sightings}),
         failed_shards=tuple(f"{outcome.shard.label}: {outcome.error}" for outcome in outcomes if outcome.error),

@@ -19,6 +19,10 @@ LONGEST_WAIT_SECONDS = 6 * 3600.0
 POLL_SECONDS = 2.0
 
 
+class Overlapping(Busy):
+    """Another run scans one of these networks."""
+
+
 @asynccontextmanager
 async def scan_lease(site: str, networks: Sequence[str], run_id: str, *, wait: bool) -> AsyncIterator[None]:
     """Hold the right to scan networks for the length of the block.
@@ -30,7 +34,8 @@ async def scan_lease(site: str, networks: Sequence[str], run_id: str, *, wait: b
         wait: Wait for a run that scans an overlapping network (at most six hours); otherwise give up at once.
 
     Raises:
-        Busy: Another run scans there, and `wait` is false or took too long; or the lease was lost and the block was stopped.
+        Overlapping: Another run scans there, and `wait` is false or took too long.
+        Busy: The lease was lost and the block was stopped.
         DatabaseGone: The database does not answer.
     """
     await _acquire(site, networks, run_id, wait)
@@ -75,7 +80,7 @@ async def _acquire(site: str, networks: Sequence[str], run_id: str, wait: bool) 
         if holder is None:
             return
         if not wait or time.monotonic() > end:
-            raise Busy(
+            raise Overlapping(
                 f"{holder.cidr} is being scanned by run {holder.run_id}.", hint="Wait for it, or ask with overlap=wait."
             )
         if not told:
