@@ -56,9 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[:1] and words[0] not in _WITHOUT_PREFECT:
             point_at_home()
-        # A command prints its own report; Prefect's log lines would bury it. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if settings().log_level.upper() == "DEBUG" else "ERROR")
+        # A command prints its own report; Prefect's log lines, a traceback of each failure among them, would bury it. They still reach
+        # the run's page. SIGNALBOX_LOG_LEVEL=DEBUG brings them back.
+        debug = settings().log_level.upper() == "DEBUG"
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if debug else "INFO")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR")
+        if not debug:
+            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         # It tells, at the end of many a short command, that it is still sending the last event: true, and of no use.
         logging.getLogger("EventsWorker").setLevel(logging.ERROR)
         result = app(words, exit_on_error=False, print_error=False)

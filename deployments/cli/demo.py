@@ -91,7 +91,6 @@ async def _play(pictures: Path | None) -> int:
         say("\nSecond look:\n")
         _show(second, pictures, "demo")
         say("\nAnd this is the message, sent once to each channel named with --notify:\n")
-        out().print(f"[on grey15]{'':1}[/]", end="")
         for line in second.text.splitlines():
             say(f"  | {line}")
     return 0 if first.outcome == second.outcome == "Completed" else 1

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from deployments.cli._output import emit_json, emit_table, progress, say
 from flows._text import count, facts, tables
-from tasks.core.errors import InvalidParameters
+from tasks.core.errors import InvalidParameters, Refused
 from tasks.core.models import SiteParams
 from tasks.core.registry import ToolSpec, find_tool, load_tools
 
@@ -136,8 +136,14 @@ async def _perform(spec: ToolSpec, params: dict[str, Any]) -> Any:
 
     from deployments.automations import TAG
     from flows.run_tool import run_tool
+    from tasks.core.tool import note_refusal, validate
 
-    checked, _, _ = await _admit(spec, params)
+    checked = validate(spec, params)
+    try:
+        await _admit(spec, params)
+    except Refused as error:
+        await note_refusal(spec, checked, error)
+        raise
     progress(f"{spec.name} {checked.about()} ...")
     with tags(TAG, f"service:{spec.service}"):
         return await run_tool(spec.name, checked.model_dump(mode="json"))
