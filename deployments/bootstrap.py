@@ -59,7 +59,9 @@ async def bootstrap(*, force: bool = False) -> list[str]:
     async with get_client() as client:
         await _ensure_pool(client)
         done.append(f"work pool {POOL}: queues {', '.join(Service)}")
+        switches = await _schedule_switches(client)
         await _deploy_file()
+        await _restore_schedules(client, switches)
         count = await _ensure_tool_deployments(client)
         done.append(f"deployments: prefect.yaml and run-tool for {count} tools")
         done += await ensure_automations(client)
@@ -143,6 +145,29 @@ async def _deploy_file() -> None:
         )
     except CommandFailed as error:
         raise CommandFailed("Prefect did not accept prefect.yaml.", hint=str(error)) from None
+
+
+async def _schedule_switches(client: PrefectClient) -> dict[tuple[UUID, str], bool]:
+    """Which schedules are on, by deployment and slug."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["signalbox"]))
+    return {
+        (deployment.id, schedule.slug): schedule.active
+        for deployment in await client.read_deployments(deployment_filter=ours)
+        for schedule in deployment.schedules
+        if schedule.slug
+    }
+
+
+async def _restore_schedules(client: PrefectClient, before: dict[tuple[UUID, str], bool]) -> None:
+    """Leave schedules on or off as they were: prefect.yaml says how they begin, policy and operators have switched them since."""
+    for (deployment, slug), active in (await _schedule_switches(client)).items():
+        wanted = before.get((deployment, slug), active)
+        if wanted != active:
+            for schedule in await client.read_deployment_schedules(deployment):
+                if schedule.slug == slug:
+                    await client.update_deployment_schedule(deployment, schedule.id, active=wanted)
 
 
 async def _ensure_tool_deployments(client: PrefectClient) -> int:
