@@ -256,6 +256,13 @@ async def perform(spec: ToolSpec, given: ToolParams | Mapping[str, Any]) -> Tool
         raise
 
 
+async def note_refusal(spec: ToolSpec, params: ToolParams, error: Refused) -> None:
+    """Note in the ledger that a run was refused where it was asked for, before there was a run."""
+    book = _Book(spec)
+    book.know(params, params.site if isinstance(params, SiteParams) else settings().site)
+    await book.refused(error)
+
+
 async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: _Book) -> tuple[ToolParams, ToolRun]:
     from tasks.core import gate
 

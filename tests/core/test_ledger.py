@@ -226,6 +226,7 @@ async def test_what_reads_waits_in_the_journal_while_the_database_is_away_and_is
 ) -> None:
     switch.there = False
     events = [event("started"), event("finished", result={"loss": 0.5, "note": "naïve ☃"}, duration_s=0.25)]
+    run_logger()  # imports Prefect, which takes seconds on a busy machine
     started = time.monotonic()
     for one in events:
         await book.record(one, ahead=False)
@@ -289,7 +290,7 @@ asyncio.run(book.record(note, ahead=False))
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 6.0  # 2 s of it waiting for the answer
+    assert time.monotonic() - started < 15.0  # 2 s of it waiting for the answer, most of the rest importing
     assert "hunter2" not in done.stdout + done.stderr and len(list(tmp_path.glob("*.json"))) == 1
 
 
