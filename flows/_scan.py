@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -100,7 +100,15 @@ class ShardResult:
     error: str = ""
 
 
-async def scan_shard(shard: Shard, site: str, profile: Profile, names: Names, *, at_once: int = 1) -> ShardResult:
+async def scan_shard(
+    shard: Shard,
+    site: str,
+    profile: Profile,
+    names: Names,
+    *,
+    at_once: int = 1,
+    answered: Callable[[Iterable[str]], None] = lambda addresses: None,
+) -> ShardResult:
     """Sweep a shard, then ask the live hosts only for ports, services and, in depth, their system; and for their names meanwhile.
 
     Args:
@@ -109,12 +117,14 @@ async def scan_shard(shard: Shard, site: str, profile: Profile, names: Names, *,
         profile: How much is asked.
         names: Where names come from.
         at_once: Shards scanned at the same time: each wishes for its part of the budget, else one takes all and the others wait.
+        answered: Is told the addresses that answered the sweep, at once.
 
     Raises:
         ToolError: The sweep failed: nothing is known of this shard.
     """
     rate = max(10, (await wiring().policy(site)).packets_per_second // at_once)
     swept = await nmap(Nmap(targets=shard.targets, profile="sweep", site=site, max_rate=rate))
+    answered(host.address for host in swept.hosts)
     asking = asyncio.create_task(names.of([host.address for host in swept.hosts]))
     try:
         result = await _ask_live(shard, site, profile, swept, rate)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,8 +28,20 @@ from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import _digest, _notify
-from flows._scan import Names, OwnAddress, Sighting, add_own, default_gateways, observe, own_addresses, scan_shard
+from flows._scan import (
+    Names,
+    OwnAddress,
+    ShardResult,
+    Sighting,
+    add_own,
+    default_gateways,
+    observe,
+    own_addresses,
+    scan_shard,
+)
 from flows._scope import Plan, Shard, plan_scope
+from flows._sentinel import Watch
+from flows._sentinel_echo import watching
 from flows._text import count, escape
 from tasks.asset._changes import Changes, EventKind
 from tasks.asset._observation import ObservedHost, ScanCoverage
@@ -143,7 +155,9 @@ async def discover(
     """
     late = _lateness()
     if late is not None and late > LATE_AFTER:
-        return Cancelled(name="SkippedLate", message=f"Should have started {late} ago; the next run does the work.")
+        return Cancelled(
+            name="SkippedLate", message=f"Should have started {_in_words(late)} ago; the next run does the work."
+        )
     try:
         report, result = await _discover(
             targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large
@@ -164,7 +178,13 @@ def _lateness() -> timedelta | None:
     run = context.flow_run if context is not None else None
     if run is None or not run.auto_scheduled or run.expected_start_time is None:
         return None
-    return datetime.now(UTC) - run.expected_start_time
+    # Prefect's own kind of datetime gives its own kind of difference, which reads badly.
+    return timedelta(seconds=(datetime.now(UTC) - run.expected_start_time).total_seconds())
+
+
+def _in_words(late: timedelta) -> str:
+    hours, minutes = divmod(int(late.total_seconds()) // 60, 60)
+    return f"{count(hours, 'hour')} and {count(minutes, 'minute')}" if hours else count(minutes, "minute")
 
 
 def _final_state(report: _digest.Report, result: DiscoverResult) -> State[Any]:
@@ -208,8 +228,9 @@ async def _discover(
         _predicted(plan, profile, policy),
     )
     own = await own_addresses()
-    async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"):
-        outcomes = await _scan_all(plan, site, profile, Names(site, known=[item.address for item in own]))
+    here = [item.address for item in own]
+    async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"), watching(site, plan.asked, here) as watch:
+        outcomes = await _scan_all(plan, site, profile, Names(site, known=here), watch)
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
     sightings = add_own(sightings, own, plan.shards)
     enriched = observe(sightings, plan, site)
@@ -236,7 +257,9 @@ async def _discover(
         failed_shards=tuple(f"{outcome.shard.label}: {outcome.error}" for outcome in outcomes if outcome.error),
         hosts=tuple(_live_hosts(sightings, enriched, changes)),
         changes=changes,
-        notes=tuple(dict.fromkeys([*plan.notes, *(note for sighting in sightings for note in sighting.notes)])),
+        notes=tuple(
+            dict.fromkeys([*plan.notes, *watch.notes, *(note for sighting in sightings for note in sighting.notes)])
+        ),
         duration=time.monotonic() - started,
         preview=preview,
         url=url,
@@ -264,7 +287,7 @@ def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
     return f"the sweep sends at most {cost.packets} packets in about {cost.seconds:.0f} s"
 
 
-async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names) -> list[_Outcome]:
+async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names, watch: Watch) -> list[_Outcome]:
     """Scan every shard, two at a time; a failure costs its shard."""
     places = asyncio.Semaphore(SHARDS_AT_ONCE)
     done = 0
@@ -275,7 +298,7 @@ async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names) -> li
     async def one(shard: Shard) -> _Outcome:
         nonlocal done
         async with places:
-            outcome = await _scan_one(shard, site, profile, names, min(SHARDS_AT_ONCE, len(plan.shards)))
+            outcome = await _scan_one(shard, site, profile, names, watch, min(SHARDS_AT_ONCE, len(plan.shards)))
         done += 1
         await _quietly(
             aupdate_progress_artifact(
@@ -289,10 +312,14 @@ async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names) -> li
     return list(await asyncio.gather(*(one(shard) for shard in plan.shards)))
 
 
-async def _scan_one(shard: Shard, site: str, profile: Profile, names: Names, at_once: int) -> _Outcome:
+async def _scan_one(shard: Shard, site: str, profile: Profile, names: Names, watch: Watch, at_once: int) -> _Outcome:
+    def scan() -> Coroutine[Any, Any, ShardResult]:
+        slower = at_once * watch.slowdown
+        return scan_shard(shard, site, profile, names, at_once=slower, answered=watch.suggest)
+
     for attempt in range(1, SHARD_ATTEMPTS + 1):
         try:
-            found = await scan_shard(shard, site, profile, names, at_once=at_once)
+            found = await watch.steady(scan)
             return _Outcome(shard, found.sightings, complete=found.complete, unknown=found.unknown, error=found.error)
         except (Refused, InvalidParameters) as error:
             return _Outcome(shard, error=str(error), complete=False)

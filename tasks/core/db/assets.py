@@ -242,6 +242,16 @@ def address_holder(connection: Connection, site_id: int, address: str) -> Row[An
     ).one_or_none()
 
 
+def longest_known(connection: Connection, site: str, networks: Sequence[str], limit: int) -> list[str]:
+    """Return addresses of a site's active assets in these networks, the longest known first."""
+    statement = text(
+        "SELECT host(a.ip) FROM address a JOIN site ON site.id = a.site_id JOIN asset ON asset.id = a.asset_id"
+        " WHERE site.name = :site AND a.state = 'held' AND a.kind = 'host' AND asset.status = 'active' AND NOT asset.ephemeral"
+        " AND a.ip <<= ANY (CAST(:networks AS inet[])) ORDER BY asset.first_seen NULLS LAST, a.id LIMIT :limit"
+    )
+    return list(connection.scalars(statement, {"site": site, "networks": list(networks), "limit": limit}))
+
+
 # --- changes ---------------------------------------------------------------------------------------------------------
 
 
