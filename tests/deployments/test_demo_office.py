@@ -112,10 +112,7 @@ async def test_a_lab_whose_making_fails_leaves_nothing(monkeypatch: pytest.Monke
     lab = Lab()
     with pytest.raises(RuntimeError, match="no links today"):
         await lab.__aenter__()
-    names, interfaces, _ = await state_of_the_machine()
-    assert (
-        not any(name.startswith(f"sbx{lab.slot}-{os.getpid()}-") for name in names) and lab.interface not in interfaces
-    )
+    assert await traces_of(lab.slot) == []
 
 
 async def test_the_printer_is_there_for_arp(perform) -> None:  # type: ignore[no-untyped-def]
