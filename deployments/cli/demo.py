@@ -19,6 +19,7 @@ from tasks.core.errors import MissingProgram
 from tasks.core.settings import settings
 
 if TYPE_CHECKING:
+    from deployments.demo.network import Office
     from flows.discover import DiscoverResult
 
 app = App(name="demo", help="See signalbox at work without touching anybody's network.", help_format="plaintext")
@@ -54,7 +55,11 @@ def network(*, pictures: Path | None = None) -> int:
         from deployments.cli import point_at_home
 
         point_at_home()
-        return asyncio.run(_play(pictures))
+        code = asyncio.run(_play(pictures))
+        from prefect.logging.handlers import APILogHandler
+
+        APILogHandler.flush()  # the server is about to go
+        return code
     finally:
         progress("Taking everything down again ...")
         local.down(home)
@@ -73,7 +78,7 @@ async def _play(pictures: Path | None) -> int:
 
     async with Office() as office:
         say(f"\nA small office, in network namespaces of this machine: {', '.join(office.cidrs)}\n")
-        emit_table(office.inventory())
+        emit_table(_truth(office))
         # The office is ours: faster than one would go on a network of others.
         policy = ProbePolicy(allow=[*office.cidrs], packets_per_second=5000, host_packets_per_second=0)
         await policy.save(settings().site, overwrite=True)
@@ -94,6 +99,20 @@ async def _play(pictures: Path | None) -> int:
         for line in second.text.splitlines():
             say(f"  | {line}")
     return 0 if first.outcome == second.outcome == "Completed" else 1
+
+
+def _truth(office: Office) -> list[dict[str, str]]:
+    """What really is there: what a discovery should find."""
+    assert office.lab is not None  # built
+    return [
+        {
+            "host": host.name,
+            "address": host.address,
+            "mac": host.mac,
+            "services": ", ".join(f"{served.port}/{served.protocol} {served.name}" for served in host.services),
+        }
+        for host in office.lab.hosts.values()
+    ]
 
 
 async def _discover(targets: Sequence[str]) -> DiscoverResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 from cyclopts import App
 from pydantic import TypeAdapter, ValidationError
@@ -70,4 +71,67 @@ def list_sites(*, json: bool = False) -> int:
         emit_json(rows)
     else:
         emit_table(rows)
+    return 0
+
+
+@app.command
+def subnets(*, site: str | None = None, json: bool = False) -> int:
+    """List what was said about networks: of which kind they are, and when a host there counts as missing.
+
+    Args:
+        site: The site.
+        json: Print one JSON document.
+    """
+    import dataclasses
+
+    from tasks.asset import _operator
+
+    rows = [dataclasses.asdict(entry) for entry in asyncio.run(_operator.subnets(site or settings().site))]
+    if json:
+        emit_json(rows)
+    else:
+        emit_table(rows)
+        if not rows:
+            say(
+                "Nothing was said about any network: all are static. For example: signalbox site subnet 10.1.9.0/24 --kind guest"
+            )
+    return 0
+
+
+@app.command
+def subnet(
+    prefix: str,
+    /,
+    *,
+    kind: Literal["static", "dhcp", "guest"] = "static",
+    missing_scans: int | None = None,
+    missing_hours: float | None = None,
+    description: str = "",
+    forget: bool = False,
+    site: str | None = None,
+) -> int:
+    """Say of which kind a network is, and when a host there counts as missing.
+
+    Args:
+        prefix: Such as 10.1.9.0/24.
+        kind: static, dhcp (addresses move) or guest (hosts come and go).
+        missing_scans: Scans in a row a host must be absent from; default: by kind.
+        missing_hours: Hours it must be absent; default: by kind.
+        description: What the network is for.
+        forget: Take back what was said.
+        site: The site.
+    """
+    from tasks.asset import _operator
+
+    where = site or settings().site
+    if forget:
+        asyncio.run(_operator.forget_subnet(where, prefix))
+        say(f"Nothing is said about {prefix} any more.")
+        return 0
+    asyncio.run(
+        _operator.declare_subnet(
+            where, prefix, kind=kind, missing_scans=missing_scans, missing_hours=missing_hours, description=description
+        )
+    )
+    say(f"{prefix} is a {kind} network of site {where}.")
     return 0
