@@ -27,14 +27,19 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".signalbox", description="Folder of all state.")
     site: str = Field("default", description="The site this machine works for.")
     database_url: SecretStr | None = Field(
-        None, description="PostgreSQL 14 or later to use instead of the embedded one: postgresql://user:password@host/name."
+        None,
+        description="PostgreSQL 14 or later to use instead of the embedded one: postgresql://user:password@host/name.",
     )
     user: str | None = Field(None, description="Who asks; written to the ledger. Default: the login name.")
     log_level: str = Field("INFO", description="Level of signalbox's own log lines.")
     hanging_after: float = Field(
-        6 * 3600.0, ge=10, description="Seconds after which a run that has not ended counts as hanging and is told of; at least 10."
+        6 * 3600.0,
+        ge=10,
+        description="Seconds after which a run that has not ended counts as hanging and is told of; at least 10.",
     )
-    database_timeout: float = Field(5.0, gt=0, le=60, description="Seconds a database answer may take before it counts as gone.")
+    database_timeout: float = Field(
+        5.0, gt=0, le=60, description="Seconds a database answer may take before it counts as gone."
+    )
 
     @field_validator("home")
     @classmethod
