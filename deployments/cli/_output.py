@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows._text import cell
+from tasks.core.errors import InvalidParameters
 
 PIPE_WIDTH = 180
 
@@ -88,3 +91,22 @@ def say(text: str = "") -> None:
 def progress(text: str) -> None:
     """Print a line about work under way, on stderr."""
     err().print(f"[dim]{escape(text)}[/]")
+
+
+def moment(text: str) -> datetime:
+    """Read how far back a list goes: 30m, 24h, 7d, 2w, or a time; without a zone it is UTC.
+
+    Raises:
+        InvalidParameters: It is neither.
+    """
+    match = re.fullmatch(r"(\d+)\s*([mhdw])", text)
+    if match:
+        unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
+        return datetime.now(UTC) - timedelta(**{unit: int(match[1])})
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidParameters(
+            f"--since {text!r} is no time.", hint="Right would be 30m, 24h, 7d or 2026-01-31T12:00."
+        ) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
 import sys
 from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Parameter
 
 from deployments.cli import tool as tools
-from deployments.cli._output import emit_json, emit_table, say
+from deployments.cli._output import emit_json, emit_table, moment, say
 from flows._text import count
-from tasks.core.errors import InvalidParameters, NotFound
+from tasks.core.errors import NotFound
 from tasks.core.settings import settings
 
 T = TypeVar("T")
@@ -354,7 +352,7 @@ def events(
 
     found = _run(
         _operator.events(
-            site or settings().site, since=_moment(since), kinds=tuple(kind or ()), loud=not all, limit=limit
+            site or settings().site, since=moment(since), kinds=tuple(kind or ()), loud=not all, limit=limit
         )
     )
     return _show_events(found, json)
@@ -369,17 +367,3 @@ def _show_events(found: Sequence[Any], as_json: bool) -> int:
     emit_table(rows, columns=("at", "kind", "asset_id", "subject", "ip", "field", "before", "after", "source"))
     say(f"\n{count(len(rows), 'event')}." if rows else "Nothing happened.")
     return 0
-
-
-def _moment(text: str) -> datetime:
-    match = re.fullmatch(r"(\d+)\s*([mhdw])", text)
-    if match:
-        unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
-        return datetime.now(UTC) - timedelta(**{unit: int(match[1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidParameters(
-            f"--since {text!r} is no time.", hint="Right would be 30m, 24h, 7d or 2026-01-31T12:00."
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -56,9 +56,9 @@ def network(*, pictures: Path | None = None) -> int:
 
         point_at_home()
         code = asyncio.run(_play(pictures))
-        from prefect.logging.handlers import APILogHandler
+        from prefect.logging.handlers import APILogWorker
 
-        APILogHandler.flush()  # the server is about to go
+        APILogWorker.drain_all(timeout=10)  # the server is about to go
         return code
     finally:
         progress("Taking everything down again ...")

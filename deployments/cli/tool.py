@@ -100,6 +100,45 @@ def show(name: str, /, *, json: bool = False) -> int:
     return 0
 
 
+@app.command
+def runs(
+    *,
+    tool: str | None = None,
+    site: str | None = None,
+    state: str | None = None,
+    target: str | None = None,
+    since: str = "24h",
+    limit: int = 50,
+    json: bool = False,
+) -> int:
+    """Show the ledger: who ran what against what, when, allowed by which rule, with which outcome.
+
+    Args:
+        tool: Only this tool.
+        site: Only this site.
+        state: Only runs that stand so: running, completed, failed, refused, timed_out, cancelled, unknown.
+        target: Only runs against targets with this part, in any case.
+        since: How far back: 30m, 24h, 7d, or a time such as 2026-01-31T12:00.
+        limit: Most runs, the newest.
+        json: Print one JSON document, with parameters and results.
+    """
+    from deployments.cli._output import moment
+    from tasks.core.ledger import RunFilter, ledger
+
+    wanted = RunFilter(
+        tool=find_tool(tool).name if tool else None, site=site, state=state, target=target, since=moment(since)
+    )
+    found = asyncio.run(ledger().list_runs(wanted, limit))
+    rows = [record.model_dump(mode="json") for record in found]
+    if json:
+        emit_json(rows)
+        return 0
+    columns = ("updated_at", "tool", "target", "state", "duration_s", "who", "allowed_by", "error_message")
+    emit_table(rows[::-1], columns=columns)
+    say(f"\n{count(len(rows), 'run')}." if rows else "No tool ran.")
+    return 0
+
+
 @app.command(help_flags=[])
 def run(name: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
     """Run one tool now; `signalbox tool show NAME` lists its options.
