@@ -124,6 +124,18 @@ def killing(which: Callable[[list[str]], bool]) -> Iterator[list[int]]:
         hunter.join()
 
 
+@contextlib.contextmanager
+def resolver(stack: Stack, address: str) -> Iterator[None]:
+    """Give the stack's commands another resolver while the block runs."""
+    file = stack.home.parent / "resolv.conf"
+    before = file.read_text()
+    file.write_text(f"nameserver {address}\n")
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
 # --- what is found -------------------------------------------------------------------------------------------------------
 
 
@@ -259,9 +271,10 @@ async def test_when_every_shard_fails_the_run_has_failed_and_nothing_is_missing(
 async def test_nothing_answers_means_one_thing_with_the_link_up_and_another_with_it_down(stack: Stack) -> None:
     async with lab_and_site(stack, "office") as (lab, site):
         ip = find_program("ip")
-        host = await lab.add("web", 20, f"{DELL}:00:00:20", services=[http()])
-        network = f"10.{lab.slot}.1.16/29"
-        assert addresses(await discover(stack, site, network)) == {host.address}
+        host = await lab.add("web", 249, f"{DELL}:00:00:20", services=[http()])
+        # We are in it: our own answer must not pass for the network's.
+        network = f"10.{lab.slot}.1.248/29"
+        assert addresses(await discover(stack, site, network)) == {host.address, lab.address}
         # The lab's router becomes a default gateway of this machine that no packet takes: the worst there is.
         route = f"route add default via {lab.first.gateway} dev {lab.interface} metric 4000000000"
         await run_command([ip, *route.split()], timeout=10)
@@ -269,20 +282,35 @@ async def test_nothing_answers_means_one_thing_with_the_link_up_and_another_with
         await lab.unplug(host)
         result = await discover(stack, site, network)
         run = stack.run(result["run_id"])
-        assert (result["outcome"], result["answered"], result["attempted"]) == ("NoneAnswered", 0, 8)
+        assert (result["outcome"], addresses(result), result["attempted"]) == ("NoneAnswered", {lab.address}, 8)
         assert (run["state_type"], run["state_name"]) == ("COMPLETED", "NoneAnswered")
 
         switch = f"{host.namespace.removesuffix('web')}switch"
         await run_command([ip, "-n", switch, "link", "set", "us", "down"], timeout=10)
         result = await discover(stack, site, network, status=1)
         run = stack.run(result["run_id"])
-        assert (result["outcome"], result["answered"]) == ("Suspect", 0)
+        assert (result["outcome"], addresses(result)) == ("Suspect", {lab.address})
         assert (run["state_type"], run["state_name"]) == ("FAILED", "Suspect")
 
         missing = (
             "SELECT count(*) FROM asset_event JOIN site ON site.id = site_id WHERE site.name = %s AND kind = 'missing'"
         )
         assert stack.sql(missing, [site]) == [(0,)]
+
+
+async def test_a_resolver_that_says_nothing_costs_seconds_and_the_names_only(stack: Stack) -> None:
+    async with lab_and_site(stack, "office") as (lab, site):
+        await lab.add("crowd", 10, f"{CISCO}:00:00:10")
+        await lab.answer_prefix("crowd", f"10.{lab.slot}.1.64/26")
+        await lab.add("resolver", 53, f"{DELL}:00:00:53")
+        await lab.firewall("resolver")
+        with resolver(stack, lab.hosts["resolver"].address):
+            result = await discover(stack, site, f"10.{lab.slot}.1.64/26", "--profile", "quick")
+        assert (result["outcome"], result["answered"]) == ("Completed", 64)
+        asked = "SELECT duration_s, jsonb_array_length(params->'names') FROM tool_run WHERE tool = 'dns_lookup' AND flow_run_id = %s"
+        [(seconds, names)] = stack.sql(asked, [result["run_id"]])
+        assert names < 64
+        assert seconds < 5
 
 
 # --- one at a time -------------------------------------------------------------------------------------------------------
