@@ -326,7 +326,7 @@ async def _scan_one(shard: Shard, site: str, profile: Profile, names: Names, wat
         except ToolError as error:
             run_logger().warning("Shard %s, attempt %d: %s", shard.label, attempt, error)
             problem = str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is logged whole
             # A defect of ours: the traceback goes to the log, and the other shards go on.
             run_logger().exception("Shard %s, attempt %d", shard.label, attempt)
             problem = f"{type(error).__name__}, see the run's log"
