@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from deployments.cli._output import emit_json, emit_table, progress, say
 from flows._text import count, facts, tables
-from tasks.core.errors import InvalidParameters, Refused
+from tasks.core.errors import InvalidParameters, Refused, Unreachable
 from tasks.core.models import SiteParams
 from tasks.core.registry import ToolSpec, find_tool, load_tools
 
@@ -206,16 +206,17 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
     if dry_run:
         return _show_plan(spec, *await _admit(spec, params), as_json=as_json)
     result = await _perform(spec, params)
+    status = 0 if result.reached() else Unreachable.exit_status
     if as_json:
         emit_json(result.model_dump(mode="json"))
-        return 0
+        return status
     say(result.headline())
     for key, value in facts(result).items():
         say(f"  {key}: {value}")
     for title, rows in tables(result):
         say(f"\n{title}")
         emit_table(rows)
-    return 0
+    return status
 
 
 def _show_plan(spec: ToolSpec, checked: Any, policy: Any, grant: Any, *, as_json: bool) -> int:

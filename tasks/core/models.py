@@ -265,6 +265,10 @@ class ToolResult(BaseModel):
         """One line a person reads first. Tools override it."""
         return type(self).__name__
 
+    def reached(self) -> bool:
+        """Whether anything that was asked for is there; when not, the command ends with exit status 4. Probes override it."""
+        return True
+
 
 class FileRef(BaseModel):
     """A file in the CaptureStore of a site: what results carry instead of big output."""

@@ -180,6 +180,9 @@ class DnsLookupResult(ToolResult):
         found = [f"{count[outcome]} {outcome.replace('_', ' ')}" for outcome in DnsOutcome if outcome in count]
         return f"{len(self.answers)} questions: {', '.join(found)}"
 
+    def reached(self) -> bool:
+        return any(answer.records for answer in self.answers)
+
 
 @tool(
     service=Service.NETWORK,

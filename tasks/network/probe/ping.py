@@ -108,6 +108,9 @@ class PingResult(ToolResult):
         others = [f"{count[outcome]} {outcome.replace('_', ' ')}" for outcome in PingOutcome if outcome in count]
         return f"{len(self.hosts)} hosts: " + ", ".join(others)
 
+    def reached(self) -> bool:
+        return any(host.received for host in self.hosts)
+
 
 def _one_line(host: HostPing) -> str:
     where = host.target if host.address in (None, host.target) else f"{host.target} ({host.address})"

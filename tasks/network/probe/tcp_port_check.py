@@ -138,6 +138,10 @@ class TcpPortCheckResult(ToolResult):
         found += [f"{unresolved} unresolved"] if unresolved else []
         return f"{len(self.hosts)} hosts: {', '.join(found)}"
 
+    def reached(self) -> bool:
+        # A port that refuses is an answer of the host.
+        return any(port.state in (PortState.OPEN, PortState.CLOSED) for host in self.hosts for port in host.ports)
+
 
 def _one_line(host: HostPorts) -> str:
     if host.address is None:
