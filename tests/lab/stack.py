@@ -171,6 +171,18 @@ class Stack:
             cwd=self._folder.name,
         )
 
+    def python(self, *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run `python ARGS` in the stack's environment to its end."""
+        return subprocess.run(
+            self.shielded([sys.executable, *args]),
+            env={**self.env, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=self._folder.name,
+        )
+
     def cli_json(self, *args: str, timeout: float = 120, status: int = 0) -> Any:
         """Run `signalbox ARGS --json`; return the one document on stdout."""
         done = self.cli(*args, "--json", timeout=timeout)
