@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from lab.network import AXIS, DELL, HostSpec, Lab, http, needs_lab
 
+from blocks.policy import ProbePolicy
 from flows import _sentinel
-from flows._sentinel import CALM_SECONDS, GONE_SECONDS, LONGEST_PAUSE, MOST_PAUSES, Sentinel, Watch
+from flows import discover as discovery
+from flows._scan import Names
+from flows._sentinel import CALM_SECONDS, GONE_SECONDS, GRACE_SECONDS, LONGEST_PAUSE, MOST_PAUSES, Sentinel, Watch
+from flows._sentinel_echo import watching
+from tasks.core.process import find_program, run_command
+from tasks.core.rate import budget_status, ensure_budget
+from tasks.core.settings import settings
 
 GOOD = 2.0
 
@@ -183,3 +196,99 @@ async def test_a_failure_and_a_cancel_reach_who_waits() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert ended.is_set()
+
+
+# --- in a network ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def site(prefect_server: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """A site of a signalbox without deployments: a Prefect server, an inventory, and soon a policy."""
+    from tasks.core.db.engine import database
+
+    monkeypatch.setenv("SIGNALBOX_DATABASE_URL", database_url)
+    settings.cache_clear()
+    database.cache_clear()
+    yield f"site-{uuid4().hex[:8]}"
+    database().close()
+    database.cache_clear()
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
+    """The watches of discoveries that run in this process."""
+    found: list[Watch] = []
+
+    @asynccontextmanager
+    async def noted(*arguments: Any) -> AsyncIterator[Watch]:
+        async with watching(*arguments) as watch:
+            found.append(watch)
+            yield watch
+
+    async def nameless(self: Names, addresses: Any) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    monkeypatch.setattr(discovery, "watching", noted)
+    monkeypatch.setattr(Names, "of", nameless)  # no question of a test reaches this machine's resolver
+    return found
+
+
+async def wall(lab: Lab, *rules: str) -> None:
+    """Change what the lab's router takes for itself; what it forwards stays."""
+    argv = [find_program("ip", "iproute2"), "netns", "exec", lab._namespace("router"), find_program("nft", "nftables")]
+    await run_command([*argv, *rules], timeout=10)
+
+
+async def eventually(condition: Any, seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.lab
+@needs_lab
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_scan_stops_sending_while_the_gateway_suffers_and_then_ends_well(
+    site: str, watches: list[Watch]
+) -> None:
+    async with Lab() as lab:
+        cameras = lab.subnets["cameras"]
+        await lab.add("nas", 10, f"{DELL}:00:00:10")
+        await lab.add_all(
+            [HostSpec(f"cam{n}", n, f"{AXIS}:00:00:{n}", "cameras", services=(http(),)) for n in (11, 12, 13)]
+        )
+        # So slow that the sweep alone takes longer than the first echoes and the pause's beginning.
+        policy = ProbePolicy(allow=[f"10.{lab.slot}.0.0/16"], packets_per_second=100, host_packets_per_second=0)
+        await policy.save(site)  # type: ignore[misc]
+        await ensure_budget(site, 100)
+        sentinels = " or ".join(f"dst host {cameras.network[n]}" for n in (1, 11, 12, 13))
+        async with lab.counting(f"dst net {cameras.cidr} and not (icmp and ({sentinels}))") as sent:
+            started = time.time()
+            run = asyncio.create_task(
+                discovery.discover(targets=[f"{cameras.network[0]}/26"], site=site, profile="quick", return_state=True)  # type: ignore[call-overload]
+            )
+            await eventually(lambda: watches and any(one.fit for one in watches[0].sentinels.values()), 30)
+            (watch,) = watches
+            assert next(iter(watch.sentinels)) == lab.first.gateway
+            await wall(
+                lab, "add table inet wall; add chain inet wall i { type filter hook input priority 0; policy drop; }"
+            )
+            await eventually(watch.paused.is_set, 15)
+            await asyncio.sleep(GRACE_SECONDS + 3)
+            quiet_from = time.time()
+            await asyncio.sleep(4)
+            free = (await budget_status(site)).free
+            quiet_until = time.time()
+            await wall(lab, "delete table inet wall")
+            state = await run
+    result = getattr(state.data, "result", state.data)
+    assert not [at for at in sent.times if quiet_from < at < quiet_until]
+    assert [at for at in sent.times if started < at < quiet_from], "it had begun to scan before"
+    assert [at for at in sent.times if at > quiet_until], "it went on"
+    assert free == 0, "nobody else at the site gets anything of the budget meanwhile"
+    assert (await budget_status(site)).held == 0
+    assert result.outcome == "Completed"
+    assert {host["address"] for host in result.hosts} >= {str(cameras.network[n]) for n in (11, 12, 13)}
+    (note,) = [note for note in result.notes if note.startswith("Paused")]
+    assert f"the gateway {lab.first.gateway} lost 3 of 5 echoes; then went on at 1/2 of the rate" in note
