@@ -332,7 +332,7 @@ async def test_a_resolver_that_hangs_costs_its_deadline_and_no_more(monkeypatch)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="did not answer"):
         await admit(scope("slow.example"), OFFICE)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     release.set()
 
 

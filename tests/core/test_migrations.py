@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
-from tasks.core.db import inventory_schema, sites
+from tasks.core.db import inventory_schema, outbox, sites
 from tasks.core.db.metadata import metadata
 from tasks.core.db.migrate import MIGRATIONS, VERSION_TABLE, head_revision, migrate
 from tasks.core.errors import Conflict
@@ -106,7 +106,7 @@ async def test_a_database_from_the_future_is_left_alone(empty_url: str) -> None:
 
 async def test_the_models_say_what_the_migrations_made(empty_url: str) -> None:
     await migrate(empty_url)
-    ours = {table.name for module in (inventory_schema, sites) for table in _tables(module)}
+    ours = {table.name for module in (inventory_schema, outbox, sites) for table in _tables(module)}
     engine = create_engine(empty_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(

