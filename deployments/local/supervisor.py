@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from deployments.local import processes
+from deployments.local import processes, ui
 from deployments.local import variables as env
 from deployments.local.api import Api
 from deployments.local.errors import StackError
@@ -127,6 +127,7 @@ class Supervisor:
         api = Api.from_environment(env.environment(self._home.folder))
         if server:
             self._await("prefect-server", lambda: api.healthy(timeout=2), SERVER_TIMEOUT)
+            ui.keep_to_itself(self._home.prefect / ui.FOLDER)
             self._step(f"Prefect is up: {api.url.removesuffix('/api')}")
         elif not api.healthy():
             raise StackError(
@@ -178,6 +179,7 @@ class Supervisor:
         variables = env.server_environment(self._home, self._state.mark, database, port)
         if "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_SEARCH_PATH" in variables:
             _provide_schema(str(env.external_database()))
+        (self._home.prefect / ui.FOLDER).mkdir(exist_ok=True)
         command = [sys.executable, "-m", "prefect", "server", "start"]
         self._starters["prefect-server"] = lambda: self._spawn("prefect-server", command, variables)
         self._children["prefect-server"] = self._starters["prefect-server"]()

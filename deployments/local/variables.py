@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+from deployments.local import ui
 from deployments.local.errors import StackError
 from deployments.local.home import Home
 
@@ -136,6 +137,7 @@ def server_environment(home: Home, mark: str, database_url: str, port: int) -> d
         "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(home),
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins,
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
+        "PREFECT_UI_STATIC_DIRECTORY": str(home.prefect / ui.FOLDER),
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # Runs that wait for a deployment's slot look again after two seconds instead of thirty.
