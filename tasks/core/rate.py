@@ -37,6 +37,8 @@ RENEW_SECONDS = 15.0
 """Time between renewals; three in a row may fail before the lease is lost."""
 REQUEST_SECONDS = 5.0
 """Longest one request to the Prefect API may take."""
+MOST_RACES = 5
+"""How often a waiter looks again at once after somebody else was faster; then it waits as others do."""
 STOP_SECONDS = 10.0
 """How long before the end of its lease a holder stops when it cannot renew: what a program needs to end."""
 
@@ -189,6 +191,7 @@ class _Lease:
 
 async def _acquire(client: PrefectClient, site: str, most: int, fewest: int, wait: float) -> _Lease:
     until = time.monotonic() + wait
+    races = seen = 0
     while True:
         found = await _read(client, site)
         if found is None:
@@ -209,6 +212,7 @@ async def _acquire(client: PrefectClient, site: str, most: int, fewest: int, wai
             lease = await _take(client, site, slots)
             if lease is not None:
                 return lease
+            races += 1
         left = until - time.monotonic()
         if left <= 0:
             free = max(0, found.limit - found.active_slots) * PACKETS_PER_SLOT
@@ -218,8 +222,9 @@ async def _acquire(client: PrefectClient, site: str, most: int, fewest: int, wai
                 hint="Try again when other runs are done, or raise packets_per_second in the site's policy.",
                 retry_after=LEASE_SECONDS,
             )
-        # Waiters that come apart do not ask together for ever.
-        await asyncio.sleep(min(left, random.uniform(0.5, 1.5)))
+        # Waiters that come apart do not ask together for ever. Who was only beaten to it looks again at once: much may be left.
+        raced, seen = races > seen and races <= MOST_RACES, races
+        await asyncio.sleep(min(left, random.uniform(0.01, 0.05) if raced else random.uniform(0.5, 1.5)))
 
 
 async def _take(client: PrefectClient, site: str, slots: int) -> _Lease | None:

@@ -1,6 +1,6 @@
 """The packet budget on a real Prefect server."""
 # Helper processes start while the loop stands still, a server's state is polled, and what a block raises needs the block:
-# ruff: noqa: ASYNC110, ASYNC220, PT012
+# ruff: noqa: PT012
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -99,6 +100,33 @@ async def test_a_sender_makes_do_with_what_is_free(site: str) -> None:
     async with hold(site, 70, 10, wait=5), hold(site, 70, 10, wait=5) as second:
         assert second is not None
         assert second.packets_per_second == 30
+
+
+async def test_who_was_beaten_to_a_part_gets_the_rest_at_once(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = rate._read
+    looks = 0
+
+    async def look_too_early(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        found = await look(*arguments)
+        # What is free was read before the other one took its part.
+        return found.model_copy(update={"active_slots": 0}) if looks == 1 else found
+
+    async with hold(site, 10, 10, wait=5):
+        monkeypatch.setattr(rate, "_read", look_too_early)
+        longest: list[float] = []
+
+        def uniform(low: float, high: float) -> float:
+            longest.append(high)
+            return low
+
+        monkeypatch.setattr(rate.random, "uniform", uniform)
+        async with hold(site, 100, 10, wait=5) as rest:
+            assert rest is not None
+            assert rest.packets_per_second == 90
+        assert looks == 2
+        assert longest[0] < 0.1
 
 
 async def test_odd_wishes_never_get_more_than_they_asked_for(site: str) -> None:
