@@ -36,7 +36,9 @@ async def alert(through: list[str], what: str, run_id: str) -> list[str]:
     ui = get_current_settings().ui_url
     url = f"{ui}/runs/flow-run/{run.id}" if ui else None
     state = run.state
-    said = (state.message or state.name) if state is not None else "no state"
+    said = (state.message or state.name or "") if state is not None else "no state"
+    if what == "hangs" and state is not None:
+        said = f"{state.name} since {state.timestamp:%Y-%m-%d %H:%M} UTC, and no end in sight."
     title = f"{of.name} {run.name}: {what}"
     text = f"{title}\n\n{said}\n" + (f"\nThe run: {url}\n" if url else "")
     deliveries = await send(
