@@ -58,7 +58,8 @@ def page(figures: list[Figure]) -> str:
 `make bench` measures signalbox beside the bare things it is made of: `sudo make bench`, or one of them with
 `make bench ARGS="{next(iter(ALL))}"`. It brings up a stack of its own in a temporary folder and a network in namespaces, sends
 nothing anywhere else, and removes both. `ARGS=--save` writes this page. Every ratio is of two things measured in the same run; times
-alone say more about the machine. The last run: {kind}; {versions}.
+alone say more about the machine. The last run: {kind}; {versions}. Load average at its end: {os.getloadavg()[1]:.1f}; above the number
+of cores the bare programs, which mostly wait, suffer less than what computes, and goals are missed that a quiet machine meets.
 
 {as_markdown(figures)}
 
