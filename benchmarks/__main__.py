@@ -37,7 +37,7 @@ ABOUT = """## What is measured
   packets a second, no cap for one host.
 - **as a command**: the same with the start of the program, beside what the flow itself took.
 - **discover a /20, all alive**: 4,096 addresses in 16 shards, two at a time. The memory is the peak of the process that runs the flow;
-  it serves the lab's name server and web servers too, so a discovery alone is faster and smaller. The bare commands make no inventory:
+  it serves the lab's name server and web servers too, which is part of both. The bare commands make no inventory:
   the names, the observations and the events of 4,096 hosts are what is on top.
 - **one tool run**: gate, ledger (two events), a share of the packet budget from the Prefect server and back, beside an empty Prefect task
   with the same connect. It is paid once a batch of up to 256 targets.
@@ -59,7 +59,7 @@ def page(figures: list[Figure]) -> str:
 `make bench ARGS="{next(iter(ALL))}"`. It brings up a stack of its own in a temporary folder and a network in namespaces, sends
 nothing anywhere else, and removes both. `ARGS=--save` writes this page. Every ratio is of two things measured in the same run; times
 alone say more about the machine. The last run: {kind}; {versions}. Load average at its end: {os.getloadavg()[1]:.1f}; above the number
-of cores the bare programs, which mostly wait, suffer less than what computes, and goals are missed that a quiet machine meets.
+of cores the bare programs, which mostly wait, suffer less than what computes: measure goals on a quiet machine.
 
 {as_markdown(figures)}
 
