@@ -67,7 +67,8 @@ class Delivery:
 def _mail(name: str, message: Message) -> dict[str, Any]:
     return {
         "server": name,
-        "subject": message.title,
+        # A mailbox holds more than ours: who speaks comes first.
+        "subject": f"signalbox: {message.title}",
         "text": message.text,
         "html": message.html or None,
         "idempotency_key": _key(name, message),

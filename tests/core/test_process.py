@@ -450,7 +450,8 @@ async def test_a_program_inherits_no_descriptor_and_no_ignored_signal() -> None:
         listing = await run_command(["ls", "/proc/self/fd"], timeout=10)
     assert listing.stdout.split() == [b"0", b"1", b"2", b"3"]  # 3 is ls reading that folder
     ignored = await run_command(["sh", "-c", "grep -E '^Sig(Ign|Blk)' /proc/self/status"], timeout=10)
-    assert set(ignored.stdout.split()[1::2]) == {b"0" * 16}
+    # Signals 32 and 33 are the C library's own: it lets nobody set them, so what our parent ignored stays so.
+    assert [int(mask, 16) & ~(0b11 << 31) for mask in ignored.stdout.split()[1::2]] == [0, 0]
 
 
 async def test_the_working_folder_is_the_one_named(tmp_path: Path) -> None:

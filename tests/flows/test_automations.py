@@ -107,7 +107,7 @@ def test_a_failed_run_is_told_through_every_named_block(stack: Stack) -> None:
             assert "10.255.3.3 is not allowed" in message["message"]
             assert f"/runs/flow-run/{run['id']}" in message["url"]
             (letter,) = stack.eventually(lambda: mail.messages, 60)
-            assert letter["Subject"] == message["title"] and run["id"] in letter.get_content()
+            assert letter["Subject"] == f"signalbox: {message['title']}" and run["id"] in letter.get_content()
         finally:
             command(stack, "policy", "alert-to")
 
