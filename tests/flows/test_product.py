@@ -21,7 +21,7 @@ from lab.mail_server import MailServerLab
 from lab.network import AXIS, CISCO, DELL, HEWLETT_PACKARD, SYNOLOGY, UBIQUITI, Lab, http, needs_lab, smtp, ssh
 from lab.stack import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.lab, needs_lab, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.lab, needs_lab, pytest.mark.xdist_group("product"), pytest.mark.timeout(600)]
 
 SECRET = "hmac-secret-0815"
 PASSWORD = "mail-password-4711"
@@ -69,8 +69,14 @@ class Office:
 
 
 @pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A signalbox of its own: its inventory is empty, while labs of other tests share addresses and left theirs in the common one."""
+    with Stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def office(stack: Stack) -> Iterator[Office]:
-    stack.names.clear()  # labs share addresses: what another test called one is not its name here
     authority = Authority()
     with (
         asyncio.Runner() as loop,

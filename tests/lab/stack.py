@@ -11,6 +11,7 @@ Nothing of it reaches into the test's own process: no Prefect setting, no SIGNAL
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shlex
@@ -263,13 +264,16 @@ def _free_port() -> int:
         return port
 
 
+_RESOLVERS = itertools.count()
+
+
 class _Resolver:
     """Answers A and PTR for the names of a table, NXDOMAIN to all else, in a thread: no name of a test may leave this machine."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
-        # resolv.conf knows no ports, so each test session has a loopback address of its own.
+        # resolv.conf knows no ports, so each stack of each test session has a loopback address of its own.
         pid = os.getpid()
-        self.address = f"127.53.{pid >> 8 & 255}.{pid & 255}"
+        self.address = f"127.{53 + next(_RESOLVERS)}.{pid >> 8 & 255}.{pid & 255}"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lab-resolver", daemon=True)
         self._thread.start()
