@@ -14,6 +14,12 @@ needed() {
 nmap|nmap|nmap, and discovery beyond ping and TCP connect
 arp-scan|arp-scan|arp_scan: hosts of the own link that answer nothing else, and their MACs
 tcpdump|tcpdump|captures
+tshark|tshark|tshark and pyshark: decoded packets
+ngrep|ngrep|ngrep: searching payloads
+tcpflow|tcpflow|tcpflow: streams of a capture as files
+masscan|masscan|masscan
+netdiscover|netdiscover|netdiscover
+traceroute|traceroute|traceroute
 ip|iproute2|choosing the interface of a scan by route
 ping|iputils-ping|ping where the kernel forbids unprivileged ICMP sockets
 setpriv|util-linux|starting workers with the one privilege they need
@@ -24,6 +30,12 @@ TABLE
 nft|nftables|tests: firewalls in the lab
 setcap|libcap2-bin|tests: programs with capabilities
 chromium|chromium|tests: the UI in a browser
+sshd|openssh-server|tests: a real SSH server
+ssh|openssh-client|tests: a real SSH client
+snmpd|snmpd|tests: a real SNMP agent
+nginx|nginx-light|tests: a real web server
+dnsmasq|dnsmasq-base|tests: a real name server
+openssl|openssl|tests: TLS of every version
 TABLE
   fi
 }
@@ -61,6 +73,12 @@ elif ((EUID != 0)) && ! sudo -n true 2>/dev/null; then
   why="that needs root"
 else
   echo "Installing ${packages[*]} ..." >&2
+  # Servers that tests start themselves must not run as services of this machine: Debian asks this file before it starts one.
+  answer=/usr/sbin/policy-rc.d
+  if [[ $kind == test && ! -e $answer ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${become[@]}" tee "$answer" >/dev/null && "${become[@]}" chmod 755 "$answer"
+    trap '"${become[@]}" rm -f "$answer"' EXIT
+  fi
   install() {
     # wireshark-common and others ask questions; nobody is there to answer.
     "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null

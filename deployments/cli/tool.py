@@ -197,7 +197,7 @@ async def _admit(spec: ToolSpec, params: dict[str, Any]) -> tuple[Any, Any, Any]
     checked = validate(spec, params)
     site = checked.site if isinstance(checked, SiteParams) and checked.site != "*" else settings().site
     policy = await wiring().policy(site)
-    gate.check_safety(spec.safety, policy, spec.name)
+    gate.check_safety(spec.safety_of(checked), policy, spec.name)
     scope = checked.scope()
     return checked, policy, await gate.admit(scope, policy) if scope is not None else None
 
@@ -230,12 +230,12 @@ def _show_plan(spec: ToolSpec, checked: Any, policy: Any, grant: Any, *, as_json
         plan = {
             "tool": spec.name,
             "parameters": checked.model_dump(mode="json"),
-            "safety": str(spec.safety),
+            "safety": str(spec.safety_of(checked)),
             "allowed_by": allowed_by,
         }
         emit_json({"dry_run": True, **plan, "addresses": addresses})
         return 0
-    say(f"Would run {spec.name} ({spec.safety}), allowed by {allowed_by}. Nothing was sent.")
+    say(f"Would run {spec.name} ({spec.safety_of(checked)}), allowed by {allowed_by}. Nothing was sent.")
     if addresses:
         say(f"Addresses: {', '.join(addresses)}")
     return 0

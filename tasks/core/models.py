@@ -232,6 +232,10 @@ class ToolParams(BaseModel):
         """What will be probed: the gate sees it first. None when these parameters send nothing to a target."""
         return None
 
+    def safety(self) -> Safety | None:
+        """What these parameters may do, when that is more than the tool's own level; it can only raise it."""
+        return None
+
     def deadline(self) -> float | None:
         """Seconds these parameters need at most, or None for the tool's own deadline. Never more than that is used."""
         return None

@@ -74,6 +74,10 @@ class ToolSpec:
         """The folder the tool lives in, such as `network/probe`: the heading it is listed under."""
         return "/".join(self.module.split(".")[1:-1])
 
+    def safety_of(self, params: ToolParams) -> Safety:
+        """What a call with these parameters may do: the tool's level, or a higher one that an option asks for."""
+        return max(self.safety, params.safety() or self.safety)
+
     def parameter_schema(self) -> dict[str, Any]:
         """JSON schema of the parameters; properties carry `position`, the order a form shows them in."""
         schema = self.params_model.model_json_schema()

@@ -276,14 +276,14 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
             run = ToolRun(
                 spec=spec, site=site, policy=policy, id=book.run_id, request_id=book.request_id, attempt=book.attempt
             )
-            gate.check_safety(spec.safety, policy, spec.name)
+            gate.check_safety(book.safety, policy, spec.name)
             _check_approval(spec, params)
             scope = params.scope()
             if scope is not None:
                 run.grant = await gate.admit(scope, policy)
                 book.allowed_by = run.grant.allowed_by
             else:
-                book.allowed_by = f"safety {spec.safety} within the ceiling {policy.ceiling}"
+                book.allowed_by = f"safety {book.safety} within the ceiling {policy.ceiling}"
             await book.started()
     except TimeoutError:
         raise ToolTimeout(
@@ -330,15 +330,16 @@ class _Book:
         self.spec = spec
         self.run_id, self.request_id, self.attempt, self.flow_run_id, self.task_run_id = _prefect_ids()
         self.params: ToolParams | None = None
+        self.safety = spec.safety
         self.site = settings().site
         self.allowed_by: str | None = None
 
     def know(self, params: ToolParams, site: str) -> None:
-        self.params, self.site = params, site
+        self.params, self.site, self.safety = params, site, self.spec.safety_of(params)
 
     async def started(self) -> None:
         # Write-ahead: what changes something must be in the ledger before it happens, or it does not happen.
-        await self._record("started", ahead=self.spec.safety >= Safety.CHANGE)
+        await self._record("started", ahead=self.safety >= Safety.CHANGE)
 
     async def refused(self, error: Refused) -> None:
         await self._record_surely("refused", outcome="refused", error_class="Refused", error_message=str(error))
@@ -382,7 +383,7 @@ class _Book:
                 kind=kind,
                 tool=self.spec.name,
                 service=str(self.spec.service),
-                safety=str(self.spec.safety),
+                safety=str(self.safety),
                 target=self.params.about()[:500] if self.params is not None else "",
                 allowed_by=self.allowed_by,
                 request_id=self.request_id,

@@ -54,6 +54,15 @@ class Sleep(ToolParams):
         return self.word
 
 
+class Reveal(Sleep):
+    """Parameters of a tool that reads, unless it is asked to do more."""
+
+    reveal: bool = Field(False, description="Show what is masked otherwise.")
+
+    def safety(self) -> Safety:
+        return Safety.CHANGE if self.reveal else Safety.READ
+
+
 class Slept(ToolResult):
     """What `sleep_tool` returns."""
 
@@ -176,6 +185,24 @@ async def test_a_tool_above_the_ceiling_is_refused(make_tool: Callable[..., Any]
     with pytest.raises(Refused, match="signalbox policy ceiling destroy"):
         await perform(make_tool(Safety.DESTROY), {"word": "x"}, ledger=book)
     assert CALLS == [] and book.story == [("refused", "refused", "Refused")]
+
+
+async def test_an_option_can_raise_what_a_call_may_do_but_never_lower_it(
+    make_tool: Callable[..., Any], perform: Perform
+) -> None:
+    async def look(params: Reveal) -> Slept:
+        """Look at something."""
+        return Slept(word=params.word)
+
+    look.__annotations__ = {"params": Reveal, "return": Slept}
+    tool = kit.tool(service=Service.AUTOMATION, safety=Safety.PROBE, timeout=5)(look)
+    book = Book()
+    await perform(tool, {}, ledger=book, policy=ProbePolicy(ceiling="probe"))
+    with pytest.raises(Refused, match="signalbox policy ceiling change"):
+        await perform(tool, {"reveal": True}, ledger=book, policy=ProbePolicy(ceiling="probe"))
+    with pytest.raises(DatabaseGone):  # written ahead, as everything that may change something
+        await perform(tool, {"reveal": True}, ledger=Book(gone=True))
+    assert [event.safety for event in book.events] == ["probe", "probe", "change"]
 
 
 async def test_approval_means_repeating_the_target_exactly(make_tool: Callable[..., Any], perform: Perform) -> None:

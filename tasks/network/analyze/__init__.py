@@ -1,0 +1,1 @@
+"""Analyzers: what a capture says about the traffic in it."""

@@ -1,0 +1,90 @@
+"""What every analyzer says: findings with their evidence, and how much of the capture they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.models import FileRef, ToolResult
+
+MOST_FRAMES = 20
+"""Frame numbers a finding carries as evidence: enough to look it up in Wireshark."""
+MOST_FINDINGS = 200
+"""Findings a report carries, the gravest first: the ledger keeps 64 KiB of a result."""
+
+
+class Severity(StrEnum):
+    """How much a finding matters; `rank` compares."""
+
+    INFO = "info"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        return list(Severity).index(self)
+
+
+class Finding(BaseModel):
+    """Something in the traffic that a person should know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    severity: Severity = Field(description="How much it matters.")
+    code: str = Field(description="Stable name of the kind of finding, such as `tls.expired-certificate`.")
+    what: str = Field(description="What was seen, in one sentence, with names and numbers; never a secret.")
+    why: str = Field(description="Why it matters.")
+    action: str = Field(description="What to do about it.")
+    count: int = Field(1, ge=1, description="How often it was seen.")
+    frames: list[int] = Field(
+        default_factory=list, description=f"Frame numbers, as Wireshark counts, at most {MOST_FRAMES}."
+    )
+
+
+class Coverage(BaseModel):
+    """How much of a capture an analysis rests on, and what could not be read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packets: int = Field(ge=0, description="Packets in the capture, or in the part that was asked for.")
+    bytes: int = Field(ge=0, description="Their bytes on the wire.")
+    seconds: float = Field(ge=0, description="Time from the first packet to the last.")
+    analyzed: int = Field(ge=0, description="Packets of the analyzed protocol.")
+    truncated: int = Field(0, ge=0, description="Packets of which the capture holds the beginning only (snap length).")
+    unreadable: int = Field(0, ge=0, description="Packets that no known layer explains.")
+    notes: list[str] = Field(
+        default_factory=list, description="What could not be read, and what was left out, in plain words."
+    )
+
+
+class AnalyzerResult(ToolResult):
+    """Base of an analyzer's report."""
+
+    capture: FileRef = Field(description="The capture that was analyzed.")
+    coverage: Coverage = Field(description="How much of it the report rests on.")
+    findings: list[Finding] = Field(description="What a person should know, the gravest first.")
+
+    def worst(self) -> Severity | None:
+        """The gravest severity found; None when nothing was."""
+        return max((finding.severity for finding in self.findings), key=lambda severity: severity.rank, default=None)
+
+    def verdict(self) -> str:
+        """The end of a headline: how many findings, and the gravest.
+
+        An analyzer's headline is what it counted, then this.
+        """
+        worst = self.worst()
+        if worst is None:
+            return "nothing to report"
+        gravest = next(finding for finding in self.findings if finding.severity is worst)
+        return f"{len(self.findings)} finding{'s'[: len(self.findings) != 1]}, {worst}: {gravest.what}"
+
+
+def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort findings by severity, then by how often they were seen; what is over the limit is left out."""
+    ordered = sorted(findings, key=lambda finding: (-finding.severity.rank, -finding.count, finding.code, finding.what))
+    return ordered[:MOST_FINDINGS]

@@ -1,0 +1,1 @@
+"""Captures: recording packets, and reading what was recorded."""
