@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -10,16 +12,22 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
+from blocks import _pcap
+from blocks._reservation import ORPHAN, RESERVED, locked, look, release, reserve
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _INCOMING = ".incoming"
 _ABANDONED_AFTER = 86_400.0  # seconds; no tool writes longer than its deadline, 1,800 s at most
 _CHUNK = 1 << 20
+YOUNG = 3600.0
+"""Seconds in which a file is not removed for want of room: whoever made it is likely about to read it."""
 
 
 class StoredFile(NamedTuple):
@@ -42,8 +50,14 @@ class CaptureStore(Block):
     """A folder of captures and raw scan output, written once, kept for a while, never over its quota.
 
     A tool asks for a place with `new(name)`, writes there, and makes the file appear under its name with `commit(path)`. A file that
-    was never committed is not in the store and goes with the next `prune()`. All methods read and write files: call them from a thread
-    (`asyncio.to_thread`) when the files may be large.
+    was never committed is not in the store and goes with a later `prune()`. Who says how large a file may get has that much room
+    promised: several writers at once, of any process, stay below the quota together. Who reads a file does so inside `reading(name)`,
+    and no `prune()` removes it meanwhile.
+
+    A writer may say that what it wrote is worth keeping even if it is killed (`keep`): `recover()` then puts it under its name, a
+    half-written last packet cut off.
+
+    All methods read and write files: call them from a thread (`asyncio.to_thread`) when the files may be large.
 
     Example:
         ```python
@@ -62,6 +76,12 @@ class CaptureStore(Block):
     folder: Path = Field(description="Absolute path of the folder; made with mode 0700 when first used.")
     quota_bytes: int = Field(2 << 30, ge=1 << 20, description="Most bytes all files may take together.")
     retention_days: int = Field(7, ge=1, le=3650, description="Days a file is kept.")
+    full_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of the quota above which `prune` removes the oldest files, whatever their age above an hour.",
+    )
 
     @field_validator("folder")
     @classmethod
@@ -71,12 +91,16 @@ class CaptureStore(Block):
             raise ValueError(f"{str(folder)!r} is not an absolute path; right would be /var/lib/signalbox/evidence")
         return folder
 
-    def new(self, name: str, *, expected_bytes: int = 0) -> Path:
+    def new(self, name: str, *, expected_bytes: int = 0, keep: bool = False) -> Path:
         """Return a path to write the file `name` to; it appears in the store with `commit(path)`.
+
+        More files may be written beside it, within the same promise of room, and committed one by one.
 
         Args:
             name: Letters, digits, `.`, `_`, `-` and `/` between parts; no part starts with a dot.
-            expected_bytes: How large it may get; refused now rather than when the disk is full.
+            expected_bytes: How large it may get, with what is written beside it. Refused now rather than when the disk is full, and
+                nobody else gets this room until `commit` or `discard`, or until this process ends.
+            keep: What is there when this process is killed is worth keeping; needs `expected_bytes`.
 
         Raises:
             ValueError: `name` is not a name inside the store.
@@ -86,9 +110,12 @@ class CaptureStore(Block):
         final = self.path(name)
         if final.exists():
             raise FileExistsError(errno.EEXIST, f"The store has a file {name} already; files are never overwritten")
-        self._check_room(expected_bytes)
         path = self.folder / _INCOMING / secrets.token_hex(8) / name
-        _make_folders(self.folder, path.parent)
+        with self._alone():
+            self._check_room(expected_bytes)
+            _make_folders(self.folder, path.parent)
+            if expected_bytes:
+                reserve(self._place_of(path), expected_bytes, keep=keep)
         return path
 
     def commit(self, path: Path) -> StoredFile:
@@ -105,42 +132,55 @@ class CaptureStore(Block):
         # O_NOFOLLOW: what a tool left there must be a file, not a link to one outside the store.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
-            self._check_room(0)  # the file itself is counted in the usage already
             os.fchmod(file.fileno(), 0o600)
             digest, size = _digest(file.fileno())
             os.fsync(file.fileno())
-        _make_folders(self.folder, final.parent)
-        try:
-            os.link(path, final, follow_symlinks=False)  # unlike rename, a link never replaces a file
-        except FileExistsError:
-            raise FileExistsError(
-                errno.EEXIST, f"The store has a file {name} already; files are never overwritten"
-            ) from None
-        self.discard(path)
+        with self._alone():
+            # The file itself is counted in the usage already; what was promised to it nobody else has.
+            promised = look(self._place_of(path))
+            if promised is None or size > promised.size_bytes:
+                self._check_room(0)
+            _make_folders(self.folder, final.parent)
+            try:
+                os.link(path, final, follow_symlinks=False)  # unlike rename, a link never replaces a file
+            except FileExistsError:
+                raise FileExistsError(
+                    errno.EEXIST, f"The store has a file {name} already; files are never overwritten"
+                ) from None
+            self._drop(path)
         _sync_folder(final.parent)
         return StoredFile(name, size, digest)
 
     def discard(self, path: Path) -> None:
         """Give up a path from `new()`; nothing remains of it."""
         self._name_of(path)
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if folder.name == _INCOMING and folder.parent == self.folder:
-                break
-            try:
-                folder.rmdir()
-            except OSError:
-                break
+        with self._alone():
+            self._drop(path)
 
     def write(self, name: str, data: bytes) -> StoredFile:
         """Store `data` under `name`; raises as `new()` and `commit()` do."""
         path = self.new(name, expected_bytes=len(data))
-        path.write_bytes(data)
         try:
+            path.write_bytes(data)
             return self.commit(path)
-        except OSError:
+        except BaseException:
             self.discard(path)
             raise
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """Give the path of the file `name` to read from; no `prune()`, of any process, removes it meanwhile.
+
+        Raises:
+            ValueError: `name` is not a name inside the store.
+            FileNotFoundError: There is no such file.
+        """
+        path = self.path(name)
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # waits at most for a prune that is just removing it
+            if not os.fstat(file.fileno()).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, f"The store has no file {name} any more")
+            yield path
 
     def path(self, name: str) -> Path:
         """Return where the file `name` is, whether it exists or not.
@@ -171,30 +211,113 @@ class CaptureStore(Block):
         found = []
         for path, status in _walk(self.folder):
             name = path.relative_to(self.folder).as_posix()
-            if not name.startswith(f"{_INCOMING}/"):
+            if not name.startswith("."):
                 found.append(StoredEntry(name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: (entry.modified_at, entry.name))
 
     def usage(self) -> int:
         """Bytes that all files take, those being written included."""
-        return sum(status.st_size for _, status in _walk(self.folder))
+        # A file being committed has two names for a moment.
+        return sum({(status.st_dev, status.st_ino): status.st_size for _, status in _walk(self.folder)}.values())
 
-    def prune(self, *, now: float | None = None) -> list[StoredEntry]:
-        """Remove files older than the retention and abandoned writes; return the files removed.
+    def prune(self, *, now: float | None = None, dry_run: bool = False) -> list[StoredEntry]:
+        """Remove what is older than the retention, then the oldest while the store is too full, and abandoned writes.
+
+        Too full is above `full_share` of the quota; for that no file of the last hour is removed. A file somebody reads
+        (`reading()`) stays.
 
         Args:
             now: Seconds since the epoch to count from; default: the clock.
+            dry_run: Remove nothing, only say what would be.
+
+        Returns:
+            The files removed.
         """
         now = time.time() if now is None else now
-        removed = [entry for entry in self.files() if entry.modified_at < now - self.retention_days * 86_400]
-        for entry in removed:
-            path = self.folder / entry.name
-            path.unlink(missing_ok=True)
-            _remove_empty(path.parent, below=self.folder)
-        for path, status in _walk(self.folder / _INCOMING):
-            if status.st_mtime < now - _ABANDONED_AFTER:
-                self.discard(path)
+        used, most = self.usage(), int(self.quota_bytes * self.full_share)
+        removed = []
+        for entry in self.files():
+            too_old = entry.modified_at < now - self.retention_days * 86_400
+            in_the_way = used > most and entry.modified_at < now - YOUNG
+            if (too_old or in_the_way) and self._remove(entry.name, dry_run=dry_run):
+                removed.append(entry)
+                used -= entry.size_bytes
+        if not dry_run:
+            self._remove_abandoned(now)
         return removed
+
+    def recover(self) -> list[StoredFile]:
+        """Put under their names the files that killed writers left and that are worth keeping (`new(keep=True)`).
+
+        Of a pcap file the half-written last packet is cut off; one without a packet is removed. Those of writers that live, or died
+        within the last seconds, are left alone.
+        """
+        with self._alone():
+            left = [
+                place for place in self._places() if (promise := look(place)) and promise.keep and promise.abandoned
+            ]
+        recovered = []
+        for path in [path for place in left for path, _ in _walk(place)]:
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # somebody else recovers it at this moment
+                whole = _pcap.trim(path)
+                if path.stat().st_size and (whole is None or whole.packets):
+                    recovered.append(self.commit(path))
+                else:
+                    self.discard(path)
+        return recovered
+
+    def _remove(self, name: str, *, dry_run: bool) -> bool:
+        """Remove a file unless somebody reads it; says whether it did."""
+        path = self.folder / name
+        with self._alone():
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not dry_run:
+                    path.unlink(missing_ok=True)
+                    _remove_empty(path.parent, below=self.folder)
+            except BlockingIOError:
+                return False
+            finally:
+                os.close(descriptor)
+        return True
+
+    def _remove_abandoned(self, now: float) -> None:
+        with self._alone():
+            for place in self._places():
+                promise = look(place)
+                if promise is None or promise.abandoned:
+                    written = [status.st_mtime for _, status in _walk(place)] or [place.stat().st_mtime]
+                    if max(written) < now - _ABANDONED_AFTER:
+                        release(place)
+                        shutil.rmtree(place)
+
+    def _drop(self, path: Path) -> None:
+        """Remove a file being written, and with the last of its place the place and its promise of room."""
+        place = self._place_of(path)
+        path.unlink(missing_ok=True)
+        _remove_empty(path.parent, below=place)
+        with contextlib.suppress(FileNotFoundError):
+            if not {entry.name for entry in place.iterdir()} - {RESERVED, ORPHAN}:
+                release(place)
+                place.rmdir()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        _make_folders(self.folder, self.folder)
+        with locked(self.folder):
+            yield
+
+    def _places(self) -> list[Path]:
+        """The folders of files being written: one for each `new()`."""
+        incoming = self.folder / _INCOMING
+        return sorted(incoming.iterdir()) if incoming.is_dir() else []
+
+    def _place_of(self, path: Path) -> Path:
+        return self.folder / _INCOMING / path.relative_to(self.folder / _INCOMING).parts[0]
 
     def _name_of(self, path: Path) -> str:
         """The name that a path from `new()` was given for."""
@@ -208,19 +331,30 @@ class CaptureStore(Block):
         return name
 
     def _check_room(self, expected_bytes: int) -> None:
-        usage = self.usage()
+        """Raise unless there is room for `expected_bytes` more, with all that was promised to others."""
+        promised = self._promised()
+        usage = self.usage() + promised
         if usage + expected_bytes > self.quota_bytes:
             raise OSError(
                 errno.EDQUOT,
-                f"The capture store is full: {usage + expected_bytes:,} of {self.quota_bytes:,} bytes; "
+                f"The capture store is full: {usage + expected_bytes:,} of {self.quota_bytes:,} bytes"
+                f"{f', {promised:,} of them promised to what is being written' if promised else ''}; "
                 "prune it or raise quota_bytes of its block",
             )
-        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(self.folder).free - promised
         if expected_bytes > free:
             raise OSError(
                 errno.ENOSPC, f"The disk of the capture store has {free:,} bytes left, {expected_bytes:,} may be needed"
             )
+
+    def _promised(self) -> int:
+        """Bytes promised to files being written that are not written yet."""
+        total = 0
+        for place in self._places():
+            promise = look(place)
+            if promise is not None and not promise.abandoned:
+                total += max(0, promise.size_bytes - sum(status.st_size for _, status in _walk(place)))
+        return total
 
 
 def _digest(descriptor: int) -> tuple[str, int]:
@@ -232,10 +366,15 @@ def _digest(descriptor: int) -> tuple[str, int]:
 
 
 def _walk(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Regular files below `folder`, without following symbolic links; files that vanish meanwhile are left out."""
+    """Regular files below `folder`, without following symbolic links; files that vanish meanwhile are left out.
+
+    So are files whose names begin with a dot: the store's own bookkeeping.
+    """
     found = []
     for parent, _, names in os.walk(folder):
         for name in names:
+            if name.startswith("."):
+                continue
             path = Path(parent, name)
             try:
                 status = path.lstat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import re
 from typing import Any, ClassVar, Literal
@@ -160,6 +161,11 @@ class ProbePolicy(Block):
         description="Programs shell_command may run: names found in PATH, or absolute paths. Empty: none.",
     )
     masscan: bool = Field(False, description="Whether masscan may be used at all.")
+    capture_interfaces: list[str] = Field(
+        default_factory=lambda: ["*"],
+        description="Interfaces that may be captured: names, or patterns such as eth*. Empty: none. `any`, which hears all "
+        "interfaces at once, must be named itself.",
+    )
     capture_max_seconds: int = Field(1800, ge=1, le=1800, description="Longest live capture, seconds.")
     capture_max_packets: int = Field(1_000_000, ge=1, le=100_000_000, description="Most packets of one live capture.")
     capture_max_bytes: int = Field(100 << 20, ge=1 << 16, le=100 << 20, description="Largest capture file, bytes.")
@@ -185,6 +191,11 @@ class ProbePolicy(Block):
     def _check_programs(cls, values: Any) -> list[str]:
         return _each(values, _program, "program names such as uptime")
 
+    @field_validator("capture_interfaces", mode="before")
+    @classmethod
+    def _check_interfaces(cls, values: Any) -> list[str]:
+        return _each(values, _interface, "interfaces such as eth0 or eth*")
+
     @model_validator(mode="after")
     def _host_share(self) -> ProbePolicy:
         if self.host_packets_per_second > self.packets_per_second:
@@ -199,6 +210,12 @@ class ProbePolicy(Block):
         """The site this policy is for: the block's name, `default` for one that was never saved or loaded."""
         return self._block_document_name or "default"
 
+    def may_capture(self, interface: str) -> bool:
+        """Whether traffic of an interface may be captured; `any` only when it is named itself."""
+        if interface == "any":
+            return "any" in self.capture_interfaces
+        return any(fnmatch.fnmatchcase(interface, pattern) for pattern in self.capture_interfaces)
+
     def is_never_port(self, port: int) -> bool:
         """Whether `port` (TCP or UDP) must never be touched."""
         return any(low <= port <= high for low, high in self.never_port_ranges())
@@ -212,6 +229,13 @@ class ProbePolicy(Block):
 def _program(text: Any) -> str:
     if not isinstance(text, str) or not re.fullmatch(r"(/[A-Za-z0-9_.+-]+)+|[A-Za-z0-9_][A-Za-z0-9_.+-]*", text):
         raise ValueError(f"{text!r} is not a program; right would be uptime or /usr/bin/uptime, without arguments")
+    return text
+
+
+def _interface(text: Any) -> str:
+    # Names have at most 15 characters (IFNAMSIZ); the kernel forbids / and white space in them.
+    if not isinstance(text, str) or not re.fullmatch(r"[^\s/]{1,40}", text):
+        raise ValueError(f"{text!r} is not an interface; right would be eth0, eth* or any")
     return text
 
 

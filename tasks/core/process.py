@@ -166,6 +166,7 @@ async def run_command(
     ok: Collection[int] = (0,),
     grace: float = 2.0,
     on_stdout: Callable[[bytes], None] | None = None,
+    enough: asyncio.Event | None = None,
 ) -> Completed:
     """Run a program to its end, and end everything it started with it.
 
@@ -181,6 +182,8 @@ async def run_command(
         ok: Exit statuses that are no failure.
         grace: Seconds between SIGTERM and SIGKILL when it is ended (at most 1 once this process is gone).
         on_stdout: Called with each piece of output as it arrives, all of it; an exception it raises ends the program.
+        enough: Ends the program when set, and that is no failure: what it gave is returned, whatever its exit status. For programs
+            that go on until they are stopped and say something at their end.
 
     Raises:
         ToolTimeout: The deadline passed; `partial` has what came until then.
@@ -208,6 +211,9 @@ async def run_command(
     }
     job = _Job(order, stdin, stdout_path, max_output_bytes, on_stdout)
     alarm = asyncio.get_running_loop().call_later(timeout, job.stop, "deadline")
+    watch = None if enough is None else asyncio.ensure_future(enough.wait())
+    if watch is not None:
+        watch.add_done_callback(lambda watched: None if watched.cancelled() else job.stop("enough"))
     try:
         # asyncio.wait does not cancel what it waits for: the job itself ends only when the supervisor says so.
         await asyncio.wait([job.done])
@@ -217,6 +223,8 @@ async def run_command(
         raise
     finally:
         alarm.cancel()
+        if watch is not None:
+            watch.cancel()
         job.close()
     if job.error is not None:
         raise job.error
@@ -254,11 +262,12 @@ def _judge(job: _Job, argv: tuple[str, ...], ok: Collection[int], timeout: float
         timed_out = ToolTimeout(f"{name} did not finish within {timeout:g} s.", hint=hint)
         timed_out.partial = completed
         raise timed_out
-    if reason == "exit" and completed.returncode in ok and not remaining:
+    fine = reason == "enough" or (reason == "exit" and completed.returncode in ok)
+    if fine and not remaining:
         return completed
     if reason == "processes":
         message = f"{name} was ended: it ran more than {job.order['limits']['processes']} processes at once."
-    elif reason == "exit" and completed.returncode in ok:
+    elif fine:
         message = f"{name} finished, but not all it started could be ended."
     elif reason == "exit":
         message = f"{name} {describe_exit(completed.returncode)}{_cause(completed.returncode, job.order['limits'], report['cpu_seconds'])}"
