@@ -48,14 +48,15 @@ class Database:
     Args:
         url: SQLAlchemy URL (`postgresql+psycopg2://...`).
         workers: Most transactions in flight at once; more wait their turn, within their deadlines.
+        recycle: Seconds after which a connection is made anew; -1 for never, where the session itself holds something.
     """
 
-    def __init__(self, url: str | URL, *, workers: int = WORKERS) -> None:
+    def __init__(self, url: str | URL, *, workers: int = WORKERS, recycle: int = 600) -> None:
         self._workers = _Workers(workers, self._perform)
         self._thread = threading.local()
-        self._engine = self._make_engine(make_url(url), workers)
+        self._engine = self._make_engine(make_url(url), workers, recycle)
 
-    def _make_engine(self, url: URL, connections: int) -> Engine:
+    def _make_engine(self, url: URL, connections: int, recycle: int) -> Engine:
         arguments = connect_arguments(application_name=f"signalbox {os.getpid()}")
         options = url.query.get("options")
         if options:
@@ -67,7 +68,7 @@ class Database:
             pool_size=connections,
             max_overflow=0,  # a thread each: none ever waits for another's connection
             pool_use_lifo=True,
-            pool_recycle=600,
+            pool_recycle=recycle,
             hide_parameters=True,  # parameters can hold what must not reach a log
             use_native_hstore=False,  # saves a query at each connect
         )
