@@ -184,8 +184,8 @@ def check_services(home: Path) -> list[Check]:
     stack = status(home)
     checks = []
     for service in stack.services:
-        if service.process is None:
-            checks.append(Check(f"service {service.name}", True, service.detail))
+        if service.external:
+            checks.append(Check(f"service {service.name}", True, f"external: {service.detail}"))
         else:
             restarted = f"; restarted {service.restarts} times" if service.restarts else ""
             fix = None if service.alive else f"signalbox down; signalbox up   (its log: {home}/logs/{service.name}.log)"

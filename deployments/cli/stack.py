@@ -46,7 +46,7 @@ def status(*, json: bool = False) -> int:
     rows = [
         {
             "service": service.name,
-            "state": "running" if service.alive else "stopped",
+            "state": service.condition,
             "pid": service.process.pid if service.process and service.alive else None,
             "up for": _ago(service.since) if service.alive else None,
             "restarts": service.restarts or None,

@@ -22,6 +22,15 @@ class Service:
     restarts: int = 0
     since: float = 0.0
     """Unix time of its last start."""
+    external: bool = False
+    """Whether it is somebody else's: used, never started or stopped."""
+
+    @property
+    def condition(self) -> str:
+        """What a person is told: `running`, `stopped` or `external`."""
+        if self.external:
+            return "external"
+        return "running" if self.alive else "stopped"
 
     @property
     def alive(self) -> bool:

@@ -158,7 +158,7 @@ class Supervisor:
     def _start_database(self) -> None:
         url = env.external_database()
         if url is not None:
-            self._state.services["postgresql"] = Service("postgresql", detail="external: SIGNALBOX_DATABASE_URL")
+            self._state.services["postgresql"] = Service("postgresql", external=True, detail="SIGNALBOX_DATABASE_URL")
             return
         begun = time.monotonic()
         self._postgres = EmbeddedPostgres(self._home.folder)
@@ -169,7 +169,7 @@ class Supervisor:
     def _start_server(self) -> bool:
         external = env.external_api(self._home)
         if external is not None:
-            self._state.services["prefect-server"] = Service("prefect-server", detail=f"external: {external}")
+            self._state.services["prefect-server"] = Service("prefect-server", external=True, detail=external)
             return False
         port, remark = choose_port(explicit_port(), env.recorded_port(self._home))
         if remark:
