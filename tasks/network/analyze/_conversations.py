@@ -1,0 +1,291 @@
+"""Gives every packet the number of its conversation: of all packets of a piece at once, over all pieces.
+
+Numbers count from 0 in the order in which conversations begin, as Wireshark's `tcp.stream` and `udp.stream` do. A TCP conversation ends
+where its ports are used again: at a SYN with another sequence number, or after a FIN or RST.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.network.analyze._frames import ACK, FIN, RST, SYN, TCP, Frames, address
+from tasks.network.analyze._records import Ints, Mask
+
+MOST_CONVERSATIONS: Final = 400_000
+"""Conversations told apart at once: some 250 bytes each. Packets of further ones are counted, and left out."""
+
+_Words = npt.NDArray[np.uint64]
+
+
+@dataclass(slots=True)
+class Assigned:
+    """Packets of a piece sorted by conversation, in their order within each.
+
+    Attributes:
+        rows: Rows of the frames.
+        ids: Each one's conversation.
+        side: 0 where the conversation's endpoint 0 sent it, 1 where its endpoint 1 did.
+        starts: Where in `rows` each conversation begins.
+        segments: The conversation that begins there. None is there twice.
+    """
+
+    rows: Ints
+    ids: Ints
+    side: Ints
+    starts: Ints
+    segments: Ints
+
+
+class Table:
+    """Columns that grow together, one row for each conversation."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, npt.NDArray[np.generic]] = {}
+        self._fill: dict[str, int] = {}
+        self.size = 0
+        self._room = 0
+
+    def column(self, name: str, kind: str = "i8", fill: int = 0, width: int = 1) -> None:
+        """Add a column; with a width above 1 it has that many values a row."""
+        shape = (self._room, width) if width > 1 else (self._room,)
+        self._columns[name] = np.full(shape, fill, kind)
+        self._fill[name] = fill
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.int64]:
+        return self._columns[name]  # type: ignore[return-value]
+
+    def grow(self, size: int) -> None:
+        """Have room for so many rows."""
+        if size > self._room:
+            self._room = max(size, 2 * self._room, 1024)
+            for name, old in self._columns.items():
+                new = np.full((self._room, *old.shape[1:]), self._fill[name], old.dtype)
+                new[: len(old)] = old
+                self._columns[name] = new
+        self.size = max(self.size, size)
+
+
+@dataclass
+class Conversations:
+    """Conversations of one protocol (`TCP` or `UDP`), or of pairs of addresses (-1: any IP packet)."""
+
+    protocol: int
+    most: int = MOST_CONVERSATIONS
+    table: Table = field(default_factory=Table)
+    left_out: int = 0
+    """Packets whose conversation is one too many."""
+    _known: dict[bytes, int] = field(default_factory=dict)
+    _seed: int = field(default_factory=lambda: secrets.randbits(64))
+
+    def __post_init__(self) -> None:
+        self.table.column("version", "i1")
+        self.table.column("high", "u8", width=2)
+        self.table.column("low", "u8", width=2)
+        self.table.column("port", "i4", width=2)
+        self.table.column("first_ns")
+        self.table.column("first_frame")
+        if self.protocol == TCP:
+            self.table.column("base", fill=-1, width=2)
+            self.table.column("closed", "?")
+            self.table.column("syn", "?", width=2)
+            self.table.column("syn_ack", "?", width=2)
+
+    def __len__(self) -> int:
+        return self.table.size
+
+    def assign(self, frames: Frames) -> Assigned:
+        """Find the conversation of each packet of the protocol."""
+        if self.protocol < 0:
+            rows = np.flatnonzero(frames.version)
+            ports = np.zeros((2, len(rows)), np.int64)
+        else:
+            rows = np.flatnonzero(frames.is_tcp if self.protocol == TCP else frames.is_udp)
+            ports = np.stack([frames.source_port[rows], frames.destination_port[rows]])
+        if not len(rows):
+            empty = np.zeros(0, np.int64)
+            return Assigned(empty, empty, empty, empty, empty)
+        high = np.stack([frames.source_high[rows], frames.destination_high[rows]])
+        low = np.stack([frames.source_low[rows], frames.destination_low[rows]])
+        swapped = (high[0] > high[1]) | (
+            (high[0] == high[1]) & ((low[0] > low[1]) | ((low[0] == low[1]) & (ports[0] > ports[1])))
+        )
+        for pair in (high, low, ports):
+            pair[:, swapped] = pair[::-1, swapped]
+        version = frames.version[rows]
+        order, changes = self._group(version, high, low, ports)
+        rows, side = rows[order], swapped[order].astype(np.int64)
+        starts = np.flatnonzero(np.concatenate([[True], changes]))
+        firsts = order[starts]
+        keys = _keys(version[firsts], high[:, firsts], low[:, firsts], ports[:, firsts])
+        known = np.array([self._known.get(key, -1) for key in keys], np.int64)
+        cuts, group, fresh = starts, np.arange(len(starts)), known < 0
+        if self.protocol == TCP and (extra := self._reused(frames, rows, side, starts, known)):
+            cuts = np.concatenate([starts, np.array(extra, np.int64)])
+            place = np.argsort(cuts, kind="stable")
+            cuts = cuts[place]
+            group = np.searchsorted(starts, cuts, "right") - 1
+            fresh = np.concatenate([fresh, np.ones(len(extra), np.bool_)])[place]
+        segments = self._number(rows, cuts, group, fresh, known, keys)
+        new = np.flatnonzero(fresh & (segments >= 0))
+        self._describe(frames, segments[new], rows[cuts[new]], firsts[group[new]], version, high, low, ports)
+        lengths = np.diff(np.append(cuts, len(rows)))
+        ids = np.repeat(segments, lengths)
+        if (segments < 0).any():
+            kept = ids >= 0
+            self.left_out += int((~kept).sum())
+            rows, ids, side = rows[kept], ids[kept], side[kept]
+            segments, lengths = segments[segments >= 0], lengths[segments >= 0]
+            cuts = np.cumsum(lengths) - lengths
+        assigned = Assigned(rows, ids, side, cuts, segments)
+        if self.protocol == TCP and len(rows):
+            self._remember(frames, assigned)
+        return assigned
+
+    def _group(self, version: Ints, high: _Words, low: _Words, ports: Ints) -> tuple[Ints, Mask]:
+        """Sort packets by conversation: the order, and where in it another one begins."""
+        tail = (ports[0] << 24 | ports[1] << 8 | version).astype(np.uint64)
+        mixed = _mix(low[0] + np.uint64(self._seed)) + low[1]
+        mixed = _mix(mixed) + tail
+        columns = [low[0], low[1], tail]
+        if high.any():
+            mixed = _mix(_mix(mixed) + high[0]) + high[1]
+            columns += [high[0], high[1]]
+        mixed = _mix(mixed)
+        order = np.argsort(mixed, kind="stable")
+        mixed = mixed[order]
+        changes = mixed[1:] != mixed[:-1]
+        differ = np.zeros(len(changes), np.bool_)
+        for values in columns:
+            values = values[order]  # noqa: PLW2901 - the same column, sorted
+            differ |= values[1:] != values[:-1]
+        if (differ & ~changes).any():  # two conversations with one hash: sort by what it stands for
+            order = np.lexsort(columns)
+            changes = np.zeros(len(changes), np.bool_)
+            for values in columns:
+                values = values[order]  # noqa: PLW2901
+                changes |= values[1:] != values[:-1]
+        return order, changes
+
+    def _number(self, rows: Ints, cuts: Ints, group: Ints, fresh: Mask, known: Ints, keys: list[bytes]) -> Ints:
+        """Number the new conversations in the order they begin; -1 where there is no room for them."""
+        segments = known[group]
+        new = np.flatnonzero(fresh)
+        new = new[np.argsort(rows[cuts[new]], kind="stable")]
+        room = max(self.most - self.table.size, 0)
+        first = self.table.size
+        segments[new[:room]] = np.arange(first, first + len(new[:room]))
+        segments[new[room:]] = -1
+        self.table.grow(first + len(new[:room]))
+        # Cuts of one group follow each other: the last one that has a number is what the key means from now on.
+        for index in np.sort(new[:room]).tolist():
+            self._known[keys[group[index]]] = int(segments[index])
+        return segments
+
+    def _describe(
+        self, frames: Frames, ids: Ints, rows: Ints, firsts: Ints, version: Ints, high: _Words, low: _Words, ports: Ints
+    ) -> None:
+        table = self.table
+        table["version"][ids] = version[firsts]
+        table["high"][ids], table["low"][ids] = high[:, firsts].T, low[:, firsts].T
+        table["port"][ids] = ports[:, firsts].T
+        table["first_ns"][ids], table["first_frame"][ids] = frames.time_ns[rows], frames.number[rows]
+
+    def _reused(self, frames: Frames, rows: Ints, side: Ints, starts: Ints, known: Ints) -> list[int]:
+        """Positions of packets that begin a new conversation between endpoints that had one."""
+        flags = frames.flags[rows]
+        opening = (flags & (SYN | ACK)) == SYN
+        opening[starts] &= known >= 0  # the first packet of a new conversation begins it anyway
+        late = np.flatnonzero(opening)
+        if not len(late):
+            return []
+        found: list[int] = []
+        ends = np.append(starts, len(rows))
+        for index in np.unique(np.searchsorted(starts, late, "right") - 1).tolist():
+            identity = int(known[index])
+            base, closed = [-1, -1], False
+            if identity >= 0:
+                base, closed = self.table["base"][identity].tolist(), bool(self.table["closed"][identity])
+            for position in range(int(ends[index]), int(ends[index + 1])):
+                row, here = rows[position], int(side[position])
+                flag, seq = int(flags[position]), int(frames.seq[row])
+                if flag & (SYN | ACK) == SYN and base[here] >= 0 and (seq != base[here] or closed):
+                    found.append(position)
+                    base, closed = [-1, -1], False
+                if base[here] < 0:
+                    base[here] = seq if flag & SYN else (seq - 1) & 0xFFFFFFFF
+                if base[1 - here] < 0 and flag & ACK:
+                    base[1 - here] = (int(frames.ack[row]) - 1) & 0xFFFFFFFF
+                closed = closed or bool(flag & (FIN | RST))
+        return found
+
+    def _remember(self, frames: Frames, assigned: Assigned) -> None:
+        """Keep what tells whether ports are used again, and who opened the conversation."""
+        rows, side, starts, ids = assigned.rows, assigned.side, assigned.starts, assigned.segments
+        flags, table = frames.flags[rows], self.table
+        table["closed"][ids] |= np.bitwise_or.reduceat(flags, starts) & (FIN | RST) != 0
+        place = np.arange(len(rows))
+        never = len(rows)
+        for here in (0, 1):
+            mine = side == here
+            table["syn"][ids, here] |= np.logical_or.reduceat(mine & (flags & (SYN | ACK) == SYN), starts)
+            table["syn_ack"][ids, here] |= np.logical_or.reduceat(mine & (flags & (SYN | ACK) == SYN | ACK), starts)
+            sent = np.minimum.reduceat(np.where(mine, place, never), starts)
+            acked = np.minimum.reduceat(np.where(~mine & (flags & ACK != 0), place, never), starts)
+            unset = np.flatnonzero((table["base"][ids, here] < 0) & (np.minimum(sent, acked) < never))
+            if len(unset):
+                by_ack = acked[unset] < sent[unset]
+                at = np.where(by_ack, acked[unset], sent[unset])
+                value = np.where(
+                    by_ack, frames.ack[rows[at]] - 1, frames.seq[rows[at]] - (flags[at] & SYN == 0).astype(np.int64)
+                )
+                table["base"][ids[unset], here] = value & 0xFFFFFFFF
+
+    def client(self, identity: int) -> int:
+        """The side that opened the conversation; where that was not seen, the one with the higher port."""
+        table = self.table
+        if self.protocol == TCP:
+            if table["syn"][identity].any():
+                return int(not table["syn"][identity, 0])
+            if table["syn_ack"][identity].any():
+                return int(table["syn_ack"][identity, 0])
+        first, second = table["port"][identity].tolist()
+        return 0 if first > second else 1
+
+    def clients(self) -> Ints:
+        """`client` of all conversations at once."""
+        table, size = self.table, self.table.size
+        side = (table["port"][:size, 0] <= table["port"][:size, 1]).astype(np.int64)
+        if self.protocol == TCP:
+            answered = table["syn_ack"][:size].any(axis=1)
+            side = np.where(answered, table["syn_ack"][:size, 0].astype(np.int64), side)
+            opened = table["syn"][:size].any(axis=1)
+            side = np.where(opened, 1 - table["syn"][:size, 0].astype(np.int64), side)
+        return side
+
+    def endpoint(self, identity: int, side: int) -> tuple[str, int]:
+        """Address and port of a side."""
+        table = self.table
+        high, low = int(table["high"][identity, side]), int(table["low"][identity, side])
+        return address(int(table["version"][identity]), high, low), int(table["port"][identity, side])
+
+
+def _mix(value: _Words) -> _Words:
+    """Spread every bit over all others (splitmix64's finish): equal sums must not make equal hashes."""
+    value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ value >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return value ^ value >> np.uint64(31)
+
+
+_KEY: Final = np.dtype([("high", "u8", 2), ("low", "u8", 2), ("port", "u2", 2), ("version", "u1")])
+
+
+def _keys(version: Ints, high: _Words, low: _Words, ports: Ints) -> list[bytes]:
+    packed = np.empty(len(version), _KEY)
+    packed["high"], packed["low"], packed["port"], packed["version"] = high.T, low.T, ports.T, version
+    raw, size = packed.tobytes(), _KEY.itemsize
+    return [raw[at : at + size] for at in range(0, len(raw), size)]
