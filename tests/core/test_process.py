@@ -426,6 +426,16 @@ async def test_a_listener_that_fails_ends_the_program(marker: str) -> None:
     await assert_gone(marker)
 
 
+async def test_a_program_that_has_given_enough_is_ended_and_its_last_words_come_back(marker: str) -> None:
+    enough = asyncio.Event()
+    script = f"trap 'echo three packets >&2; exit 7' TERM; echo one; sleep 60 & wait; : {marker}"
+    completed = await run_command(["sh", "-c", script], timeout=30, on_stdout=lambda _: enough.set(), enough=enough)
+    assert (completed.returncode, completed.stdout, completed.stderr) == (7, b"one\n", b"three packets\n")
+    await assert_gone(marker)
+    with pytest.raises(CommandFailed, match="status 7"):  # its own end is judged as ever
+        await run_command(["sh", "-c", "exit 7"], timeout=30, enough=asyncio.Event())
+
+
 async def test_a_program_reads_what_it_is_given_and_nothing_else() -> None:
     given = os.urandom(3_000_000)
     completed = await run_command(["cat"], timeout=10, stdin=given, max_output_bytes=len(given))

@@ -11,7 +11,7 @@ from tasks.core.process import Limits, find_program, last_words, run_command
 COMPILE_SECONDS = 10.0
 """Names in a filter are resolved, and a resolver may be slow; compiling itself takes milliseconds."""
 LONGEST_FILTER = 2000
-ETHERNET = 1
+ETHERNET, COOKED = 1, 276  # tcpdump.org/linktypes.html; the latter is what `any` gives
 
 _NOISE = re.compile(r"^(tcpdump: )?(reading from file .*|Warning: .*)$")
 
@@ -51,6 +51,20 @@ async def check_filter(expression: str, *, link_type: int = ETHERNET) -> None:
             f"The capture filter {_shown(expression)} could not be compiled within {COMPILE_SECONDS:g} s.",
             hint="Does it name a host that no resolver answers for? Addresses need none.",
         ) from None
+
+
+def combine(expression: str, *, host: str | None = None, port: int | None = None) -> str:
+    """Join a filter with a host and a port in libpcap's language.
+
+    >>> combine("udp or tcp", host="10.0.0.7", port=53)
+    'host 10.0.0.7 and port 53 and (udp or tcp)'
+    """
+    parts = [f"host {host}"] if host is not None else []
+    parts += [f"port {port}"] if port is not None else []
+    expression = expression.strip()
+    if expression:
+        parts.append(f"({expression})" if parts else expression)
+    return " and ".join(parts)
 
 
 def _shown(expression: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,29 @@ DEFAULT_SECONDS, MOST_SECONDS = 60.0, 1800.0
 DEFAULT_PACKETS, MOST_PACKETS = 10_000, 1_000_000
 DEFAULT_BYTES, LEAST_BYTES, MOST_BYTES = 50 << 20, 1 << 16, 100 << 20
 DEFAULT_SNAP_LENGTH, WHOLE_PACKETS, MOST_SNAP_LENGTH = 256, 65_535, 262_144
+
+
+CaptureFilter = Annotated[
+    str,
+    Field(
+        description="Capture filter (pcap-filter language), such as 'host 192.168.1.7 and tcp port 443'. A live capture needs one.",
+        max_length=LONGEST_FILTER,
+    ),
+]
+Seconds = Annotated[
+    float, Field(ge=1, le=MOST_SECONDS, description="Seconds to listen, 1 to 1,800; the policy may allow less.")
+]
+Packets = Annotated[
+    int, Field(ge=1, le=MOST_PACKETS, description="Packets after which a live capture ends, 1 to 1,000,000.")
+]
+SizeBytes = Annotated[
+    int,
+    Field(ge=LEAST_BYTES, le=MOST_BYTES, description="Bytes after which a live capture ends, 64 KiB to 100 MiB."),
+]
+SnapLength = Annotated[
+    int,
+    Field(ge=64, le=MOST_SNAP_LENGTH, description="Bytes kept of each packet of a live capture, 64 to 262,144."),
+]
 
 
 class CaptureInput(SiteParams):
@@ -45,29 +68,11 @@ class CaptureInput(SiteParams):
         min_length=1,
         max_length=64,
     )
-    filter: str = Field(
-        "",
-        description="Capture filter (pcap-filter language), such as 'host 192.168.1.7 and tcp port 443'. A live capture needs one.",
-        max_length=LONGEST_FILTER,
-    )
-    duration: float = Field(
-        DEFAULT_SECONDS, ge=1, le=MOST_SECONDS, description="Seconds to listen, 1 to 1,800; the policy may allow less."
-    )
-    packets: int = Field(
-        DEFAULT_PACKETS, ge=1, le=MOST_PACKETS, description="Packets after which a live capture ends, 1 to 1,000,000."
-    )
-    size_bytes: int = Field(
-        DEFAULT_BYTES,
-        ge=LEAST_BYTES,
-        le=MOST_BYTES,
-        description="Bytes after which a live capture ends, 64 KiB to 100 MiB.",
-    )
-    snap_length: int = Field(
-        DEFAULT_SNAP_LENGTH,
-        ge=64,
-        le=MOST_SNAP_LENGTH,
-        description="Bytes kept of each packet of a live capture, 64 to 262,144.",
-    )
+    filter: CaptureFilter = ""
+    duration: Seconds = DEFAULT_SECONDS
+    packets: Packets = DEFAULT_PACKETS
+    size_bytes: SizeBytes = DEFAULT_BYTES
+    snap_length: SnapLength = DEFAULT_SNAP_LENGTH
 
     @property
     def live(self) -> bool:
@@ -163,6 +168,8 @@ async def opened(params: CaptureInput) -> AsyncIterator[Opened]:
             if isinstance(error, InvalidParameters):
                 raise
             raise InvalidParameters(f"{error}.", hint="Names: signalbox capture list") from None
+        except IsADirectoryError:
+            raise InvalidParameters(f"{name} is a folder of the store.", hint="Names: signalbox capture list") from None
         except FileNotFoundError:
             raise NotFound(f"There is no capture {name} in the store.", hint="See: signalbox capture list") from None
         yield Opened(path=path, ref=run.file_ref(stored), recording=recording)

@@ -1,0 +1,75 @@
+"""Capture filters are compiled before anything is captured."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tasks.core import process
+from tasks.core.errors import InvalidParameters, MissingProgram
+from tasks.network.capture._filter import COOKED, check_filter, combine
+
+needs_tcpdump = pytest.mark.skipif(shutil.which("tcpdump", path=process.search_path()) is None, reason="needs tcpdump")
+
+
+@needs_tcpdump
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        "icmp",
+        "host 192.168.1.7 and tcp port 443",
+        "ip6 net 2001:db8::/32",
+        "vlan 7 and tcp",
+        "tcp[13] & 2 != 0",
+        "-3 < len",
+    ],
+)
+async def test_a_right_filter_passes(expression: str) -> None:
+    await check_filter(expression)
+
+
+@needs_tcpdump
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("tcp prot 80", "syntax error"),
+        ("tcp[", "syntax error"),
+        ("port 70000", "illegal port number 70000"),
+        ("host 1.2.3.4.5", "1.2.3.4.5"),
+        ("-i lo", "syntax error"),
+        ("--version", "syntax error"),
+        ("vlan 99999", "VLAN tag"),
+        ("port nosuchservice", "nosuchservice"),
+    ],
+)
+async def test_a_wrong_filter_is_told_with_the_compilers_reason(expression: str, reason: str) -> None:
+    with pytest.raises(InvalidParameters, match=f"is wrong: .*({reason})") as caught:
+        await check_filter(expression)
+    assert "reading from file" not in str(caught.value) and "man pcap-filter" in str(caught.value)
+
+
+@needs_tcpdump
+async def test_a_filter_is_compiled_for_the_link_layer_it_will_meet() -> None:
+    await check_filter("ether host 00:11:22:33:44:55")
+    with pytest.raises(InvalidParameters):
+        await check_filter("ether host 00:11:22:33:44:55", link_type=COOKED)
+
+
+async def test_a_filter_with_a_nul_is_refused() -> None:
+    with pytest.raises((InvalidParameters, MissingProgram), match=r"NUL|tcpdump"):
+        await check_filter("icmp\0")
+
+
+async def test_without_tcpdump_no_filter_is_taken_for_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "search_path", lambda: "/nonexistent")
+    with pytest.raises(MissingProgram, match="apt-get install tcpdump"):
+        await check_filter("icmp")
+
+
+def test_a_filter_keeps_its_meaning_beside_a_host_and_a_port() -> None:
+    assert combine("tcp or udp", host="::1", port=53) == "host ::1 and port 53 and (tcp or udp)"
+    assert combine(" icmp ") == "icmp"
+    assert combine("", port=80) == "port 80"
+    assert combine("") == ""
