@@ -30,6 +30,8 @@ _VALUE = rb"\"(?:[^\"\\\r\n]|\\.){1,4096}\"|'[^'\r\n]{1,4096}'|[^\s&;,<>\"'{}\]]
 _SCHEME = rb"(?:(?:basic|bearer|digest|negotiate|ntlm|token|apikey|aws4-hmac-sha256)[ \t]+)?"
 _TO_ITS_END = rb"(?:[^\\\r\n]|\\(?!r\\n))+"  # dissectors and logs write the end of a line as \\r\\n
 
+_SIDE = rb"(?:(?:Request|C): )?"  # what Wireshark's packet list puts before a command
+
 # The secret is group 1. No pattern has two unbounded repetitions that can match the same bytes: cost is linear in the payload.
 _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
     re.compile(pattern, flags)
@@ -69,21 +71,32 @@ _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
         (rb"\b(eyJ[\w-]{8,}\.eyJ[\w-]{2,}\.[\w-]*)", 0),
         # FTP, POP3, IRC: PASS; FTP: ACCT; POP3: APOP user digest; NNTP; IRC: OPER user password
         (
-            rb"(?im)^(?::\S{1,100} )?(?:PASS|ACCT|AUTHINFO[ \t]+PASS|APOP[ \t]+\S{1,200}|OPER[ \t]+\S{1,200})[ \t]+([^\r\n]+)",
+            rb"(?im)^"
+            + _SIDE
+            + rb"(?::\S{1,100} )?(?:PASS|ACCT|AUTHINFO[ \t]+PASS|APOP[ \t]+\S{1,200}|OPER[ \t]+\S{1,200})[ \t]+([^\r\n]+)",
             0,
         ),
         # IMAP: tag LOGIN user password
-        (rb"(?im)^[\w.]{1,40}[ \t]+LOGIN[ \t]+(?:\"(?:[^\"\\\r\n]|\\.){0,300}\"|[^\s\"]{1,300})[ \t]+([^\r\n]+)", 0),
+        (
+            rb"(?im)^"
+            + _SIDE
+            + rb"[\w.]{1,40}[ \t]+LOGIN[ \t]+(?:\"(?:[^\"\\\r\n]|\\.){0,300}\"|[^\s\"]{1,300})[ \t]+([^\r\n]+)",
+            0,
+        ),
         # Redis: AUTH [user] password, in a line and as RESP
         (
-            rb"(?m)^(?:AUTH|auth)[ \t]+(?!(?:TLS|SSL|PLAIN|LOGIN|NTLM|CRAM|DIGEST|GSSAPI|SCRAM|XOAUTH|OAUTH)[\s-])([^\r\n]+)",
+            rb"(?m)^"
+            + _SIDE
+            + rb"(?:AUTH|auth)[ \t]+(?!(?:TLS|SSL|PLAIN|LOGIN|NTLM|CRAM|DIGEST|GSSAPI|SCRAM|XOAUTH|OAUTH)[\s-])([^\r\n]+)",
             0,
         ),
         (rb"(?i)\$4\r\nAUTH\r\n((?:\$\d{1,5}\r\n[^\r\n]{1,4096}(?:\r\n)?){1,2})", 0),
     )
 )
 
-_SASL = re.compile(rb"(?im)^(?:[\w.]{1,40}[ \t]+)?AUTH(?:ENTICATE)?[ \t]+[\w-]{3,30}(?:[ \t]+([^\r\n]+))?\r?\n?")
+_SASL = re.compile(
+    rb"(?im)^" + _SIDE + rb"(?:[\w.]{1,40}[ \t]+)?AUTH(?:ENTICATE)?[ \t]+[\w-]{3,30}(?:[ \t]+([^\r\n]+))?\r?\n?"
+)
 _BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}={0,2}\r?(?:\n|\Z)")
 _SERVER_PROMPT = re.compile(rb"(?:334|\+)(?:[ \t][^\r\n]*)?\r?\n")
 _SASL_PORTS = frozenset({25, 110, 143, 465, 587, 993, 995, 2525})
@@ -137,8 +150,8 @@ def mask_pieces(pieces: Iterable[bytes], ports: Collection[int] = ()) -> list[by
 def printable(data: bytes) -> str:
     r"""Show payload as text: UTF-8 where it is, `\xNN` for every byte that is not, lines as they are.
 
-    >>> printable(b"caf\xc3\xa9\x00\xff\x1b[2J\r\n")
-    'café\\x00\\xff\\x1b[2J\n'
+    >>> printable(b"\xc3\xa9t\xc3\xa9\x00\xff\x1b[2J\r\n")
+    'été\\x00\\xff\\x1b[2J\n'
     """
     text = data.replace(b"\r\n", b"\n").decode("utf-8", "backslashreplace")
     return "".join(one if one.isprintable() or one in "\n\t" else _escape(one) for one in text)
