@@ -94,6 +94,7 @@ _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
     )
 )
 
+_SECRET_NAME = re.compile(rb"(?i)^(?:" + _HEADERS + rb")$|" + _NAMES)
 _SASL = re.compile(
     rb"(?im)^" + _SIDE + rb"(?:[\w.]{1,40}[ \t]+)?AUTH(?:ENTICATE)?[ \t]+[\w-]{3,30}(?:[ \t]+([^\r\n]+))?\r?\n?"
 )
@@ -145,6 +146,15 @@ def mask_pieces(pieces: Iterable[bytes], ports: Collection[int] = ()) -> list[by
         masked.append(b"".join(_without(part, start, spans)))
         start += len(part)
     return masked
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under this name (of a header, a form's field, a key) is a secret.
+
+    >>> is_secret_name("user_password"), is_secret_name("Authorization"), is_secret_name("compass")
+    (True, True, False)
+    """
+    return _SECRET_NAME.search(name.encode("utf-8", "replace")) is not None
 
 
 def printable(data: bytes) -> str:

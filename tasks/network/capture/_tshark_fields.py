@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.core.errors import InvalidParameters
 from tasks.core.redact import MASK
-from tasks.network.capture._mask import mask, mask_text
+from tasks.network.capture._mask import is_secret_name, mask, mask_text
 from tasks.network.capture._tshark_program import find_tshark, list_fields
 
 LONGEST_VALUE = 400
@@ -27,8 +27,15 @@ _SECRET_FIELD = re.compile(
     r"(?i)(?:passw|passwd|passphrase|\bpass$|pwd$|authbasic|authcitrix|authorization(?!Period|-protocol-name)|(?<!dcc)cookie|secret|credential"
     r"|community$|token$|private_?key|api_?key|\bsmtp\.auth\.|ldap\.simple$|telnet\.data|\.psk)"
 )
-_COMMANDS = {"ftp.request.arg": "ftp.request.command", "pop.request.parameter": "pop.request.command"}
-"""Fields that are a secret after some commands only, and where the command stands."""
+_COMPANIONS = {
+    "ftp.request.arg": "ftp.request.command",
+    "pop.request.parameter": "pop.request.command",
+    "urlencoded-form.value": "urlencoded-form.key",
+    "http2.header.value": "http2.header.name",
+    "json.value.string": "json.key",
+    "json.value.number": "json.key",
+}
+"""Fields that hold a secret when another of the same packet says so: the command they are an argument of, or the name of a value."""
 _SECRET_COMMANDS = frozenset({"PASS", "ACCT", "APOP", "AUTH"})
 _MONTH_TIME = re.compile(r"([A-Z][a-z]{2}) +(\d+), (\d{4}) (\d\d:\d\d:\d\d)(\.\d+)? UTC")
 _EPOCH = re.compile(r"(\d{1,11})(\.\d{1,9})?")
@@ -81,11 +88,11 @@ class FieldInfo:
 
     def value(self, text: Any, *, reveal: bool) -> Value:
         """Turn what tshark printed into a value, without secrets unless `reveal`, and of bounded length."""
-        if isinstance(text, (bool, int, float)):
-            return MASK if self.secret and not reveal else text
-        text = str(text)
         if self.secret and text and not reveal:
             return MASK
+        if isinstance(text, (bool, int, float)):
+            return text
+        text = str(text)
         kind = self.kind
         if kind is Kind.INTEGER:
             return _integer(text)
@@ -109,14 +116,18 @@ def is_secret_field(name: str) -> bool:
     return _SECRET_FIELD.search(name) is not None
 
 
-def is_secret_command(field: str, commands: Iterable[str]) -> bool:
-    """Whether a field of a packet holds a secret because of the command it is an argument of."""
-    return field in _COMMANDS and any(command.upper() in _SECRET_COMMANDS for command in commands)
-
-
-def command_field(field: str) -> str | None:
+def companion(field: str) -> str | None:
     """The field that says whether `field` holds a secret, where one does."""
-    return _COMMANDS.get(field)
+    return _COMPANIONS.get(field)
+
+
+def is_secret_by(companions: Iterable[str]) -> bool:
+    """Whether what the companion of a field says makes the field a secret.
+
+    >>> is_secret_by(["PASS"]), is_secret_by(["user", "password"]), is_secret_by(["RETR"])
+    (True, True, False)
+    """
+    return any(said.upper() in _SECRET_COMMANDS or is_secret_name(said) for said in companions)
 
 
 def masked_hex(text: str) -> str:
@@ -181,6 +192,27 @@ async def look_up(names: Iterable[str]) -> list[FieldInfo]:
             raise await asyncio.to_thread(_unknown, listed, unknown)
         cache |= found
     return [cache.get(name) or FieldInfo(name, "FT_STRING", name.rpartition(".")[2]) for name in wanted]
+
+
+async def check_protocols(names: Iterable[str]) -> None:
+    """Make sure that tshark knows these protocols.
+
+    Raises:
+        InvalidParameters: It has none of that name; names the nearest ones.
+        MissingProgram: tshark is not installed.
+    """
+    wanted = list(names)
+    if not wanted:
+        return
+    listed = await list_fields()
+    known = [name.decode() for name in re.findall(rb"^P\t[^\t\n]*\t([^\t\n]+)$", listed, re.MULTILINE)]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        nearest = [near for name in unknown for near in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
+        raise InvalidParameters(
+            f"layers: tshark has no protocol {', '.join(map(repr, unknown))}.",
+            hint=f"Near: {', '.join(dict.fromkeys(nearest))}." if nearest else "All of them: tshark -G protocols",
+        )
 
 
 @functools.lru_cache(maxsize=2)

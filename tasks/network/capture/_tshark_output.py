@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tasks.network.capture._tshark_fields import FieldInfo, Value, command_field, is_secret_command
+from tasks.core.redact import MASK
+from tasks.network.capture._tshark_fields import FieldInfo, Value, companion, is_secret_by
 
 Cell = Value | list[Value] | None
 
@@ -45,7 +46,7 @@ class Rows:
     """
 
     def __init__(self, fields: Sequence[FieldInfo], rows: int, most_bytes: int, *, reveal: bool) -> None:
-        self._fields = [(info, info.name.replace(".", "_"), command_field(info.name)) for info in fields]
+        self._fields = [(info, info.name.replace(".", "_"), companion(info.name)) for info in fields]
         self._most_rows, self._room, self._reveal = rows, most_bytes, reveal
         self._full = False
         self.rows: list[list[Cell]] = []
@@ -76,15 +77,10 @@ class Rows:
         if found is None:
             return None
         values = found if isinstance(found, list) else [found]
-        hidden = command is not None and is_secret_command(
-            info.name, [str(value) for value in layers.get(command.replace(".", "_"), [])]
-        )
-        typed = [
-            FieldInfo(f"{info.name}.secret", info.type, "").value(value, reveal=self._reveal)
-            if hidden
-            else info.value(value, reveal=self._reveal)
-            for value in values
-        ]
+        said = layers.get(command.replace(".", "_"), []) if command is not None else []
+        if said and not self._reveal and is_secret_by(str(one) for one in (said if isinstance(said, list) else [said])):
+            return MASK
+        typed = [info.value(value, reveal=self._reveal) for value in values]
         return typed[0] if len(typed) == 1 else typed
 
 

@@ -73,8 +73,7 @@ async def read_capture(
         "-c",
         'exec "$@" <"$0"',
         str(path),
-        *_unprivileged(),
-        find_tshark(),
+        *_tshark(),
         "-r",
         "-",
         *_OPTIONS,
@@ -111,7 +110,7 @@ async def check_arguments(arguments: Sequence[str]) -> None:
         InvalidParameters: One is wrong; says tshark's reason.
         MissingProgram: It is not installed.
     """
-    argv = [*_unprivileged(), find_tshark(), "-r", "-", *_OPTIONS, *arguments]
+    argv = [*_tshark(), "-r", "-", *_OPTIONS, *arguments]
     try:
         await run_command(
             argv, timeout=CHECK_SECONDS, env=_ENVIRONMENT, limits=_limits(CHECK_SECONDS), stdin=_EMPTY_CAPTURE
@@ -129,7 +128,7 @@ async def list_fields() -> bytes:
         MissingProgram: It is not installed.
     """
     done = await run_command(
-        [*_unprivileged(), find_tshark(), "-G", "fields"],
+        [*_tshark(), "-G", "fields"],
         timeout=CHECK_SECONDS,
         env=_ENVIRONMENT,
         limits=_limits(CHECK_SECONDS),
@@ -178,6 +177,11 @@ def _limits(timeout: float) -> Limits:
         open_files=64,
         new_privileges=False,
     )
+
+
+def _tshark() -> list[str]:
+    program = find_tshark()
+    return [*_unprivileged(), program]
 
 
 def _unprivileged() -> list[str]:
