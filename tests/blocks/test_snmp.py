@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from blocks.snmp import SnmpCredentials
 
-USER = {"version": "3", "username": "noc"}
-AUTH = {"auth_protocol": "SHA-256", "auth_password": "authenticate"}
-PRIV = {"priv_protocol": "AES", "priv_password": "encrypt-this"}
+USER: dict[str, Any] = {"version": "3", "username": "noc"}
+AUTH: dict[str, Any] = {"auth_protocol": "SHA-256", "auth_password": "authenticate"}
+PRIV: dict[str, Any] = {"priv_protocol": "AES", "priv_password": "encrypt-this"}
 
 
 @pytest.mark.parametrize(
