@@ -1,0 +1,499 @@
+from __future__ import annotations
+
+import base64
+import json
+import random
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.network.analyze._http import report
+from tasks.network.analyze._http_findings import find
+from tasks.network.analyze._http_message import credential_of, path_of, read_head, url_of
+from tasks.network.analyze._http_stream import HttpStream
+from tasks.network.analyze._http_traffic import Traffic
+
+CLIENT, SERVER = "10.0.0.9", "10.0.0.80"
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+GET = b"GET /index.html HTTP/1.1\r\nHost: www.example.com\r\nUser-Agent: curl/8.5\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 5\r\n\r\nhello"
+
+
+class Wire:
+    """One conversation as the engine gives it."""
+
+    def __init__(self, traffic: Traffic | None = None, *, whole: bool = True, port: int = 80) -> None:
+        self.traffic = traffic or Traffic()
+        self.stream = HttpStream(self.traffic, CLIENT, 40000, SERVER, port, whole=whole)
+        self.now, self.frame = START, 0
+
+    def up(self, data: bytes, after: float = 0.001) -> Wire:
+        return self._send(True, data, after)
+
+    def down(self, data: bytes, after: float = 0.001) -> Wire:
+        return self._send(False, data, after)
+
+    def _send(self, from_client: bool, data: bytes, after: float) -> Wire:
+        self.now += int(after * SECOND)
+        self.frame += 1
+        self.stream.data(from_client, data, self.now, self.frame)
+        return self
+
+    def gap(self, from_client: bool, missing: int) -> Wire:
+        self.frame += 1
+        self.stream.gap(from_client, missing, self.now, self.frame)
+        return self
+
+    def end(self, how: str = "fin") -> Traffic:
+        self.stream.end(how, self.now, self.frame)
+        return self.traffic
+
+
+def request(method: str = "GET", target: str = "/", body: bytes = b"", **headers: str) -> bytes:
+    fields = {"Host": "www.example.com", **({"Content-Length": str(len(body))} if body else {}), **headers}
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+def response(status: int = 200, body: bytes = b"", **headers: str) -> bytes:
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} Words\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode() + body
+
+
+def codes(traffic: Traffic) -> dict[str, dict[str, object]]:
+    return {item["code"]: item for item in find(traffic)}
+
+
+# --- messages and bodies ---------------------------------------------------------------------------------------------
+
+
+def test_requests_and_answers_are_counted_by_host_method_status_agent_and_type() -> None:
+    wire = Wire().up(GET).down(OK, after=0.25).up(request("POST", "/form", b"a=b")).down(response(404))
+    traffic = wire.end()
+    assert (traffic.requests, traffic.responses, traffic.unanswered, traffic.connections) == (2, 2, 0, 1)
+    assert traffic.methods == {"GET": 1, "POST": 1} and traffic.statuses == {200: 1, 404: 1}
+    assert traffic.agents == {"curl/8.5": 1} and traffic.content_types == {"text/html": 1}
+    host = traffic.hosts["www.example.com"]
+    assert (host.requests, host.answered, host.client_errors, host.up, host.down) == (2, 2, 1, 3, 5)
+    assert traffic.durations.percentile_ms(99) == 250 and (traffic.reused, traffic.most_requests) == (1, 2)
+
+
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6;x=y\r\nHTTP/1\r\n3\r\n\r\n\r\r\n0\r\nTrailer: x\r\n\r\n"
+)
+CONVERSATION = [
+    (True, GET),
+    (False, OK),
+    (True, request("HEAD", "/head")),
+    (False, b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"),
+    (True, b"\r\n" + request("POST", "/up", Transfer_Encoding="chunked") + b"a\r\n0123456789\r\n0\r\n\r\n"),
+    (False, b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED),
+    (True, request("PUT", "/file", bytes(300), Expect="100-continue")),
+    (False, b"HTTP/1.1 204 No Content\r\n\r\n"),
+    (True, request("GET", "/cached", If_None_Match='"x"')),
+    (False, b"HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n"),
+    (True, b"GET /bare HTTP/1.0\nHost: bare.example.com\n\n"),
+    (False, b"HTTP/1.0 200 OK\r\n\r\nuntil the end\r\n\r\nHTTP/1.1 500 not this\r\n\r\n"),
+]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(1, 50), max_size=40), st.randoms())
+def test_what_is_counted_does_not_depend_on_how_the_stream_is_cut(cuts: list[int], chance: random.Random) -> None:
+    wire = Wire()
+    for from_client, data in CONVERSATION:
+        rest = data
+        while rest:
+            cut = chance.choice(cuts) if cuts else len(rest)
+            wire._send(from_client, rest[:cut], 0.001)
+            rest = rest[cut:]
+    traffic = wire.end()
+    assert (traffic.requests, traffic.responses, traffic.unasked, traffic.malformed, traffic.unanswered) == (
+        6,
+        7,
+        0,
+        0,
+        0,
+    )
+    assert traffic.statuses == {200: 4, 100: 1, 204: 1, 304: 1}
+    assert traffic.bytes_up == 310 and traffic.bytes_down == 5 + 9 + len(
+        b"until the end\r\n\r\nHTTP/1.1 500 not this\r\n\r\n"
+    )
+    assert traffic.hosts["bare.example.com"].answered == 1
+
+
+def test_time_to_first_byte_counts_from_the_end_of_an_upload() -> None:
+    body = bytes(1000)
+    upload = request("POST", "/up", body)
+    wire = Wire().up(upload[:-500]).up(upload[-500:], after=3.0).down(OK[:10], after=0.5).down(OK[10:], after=2.0)
+    assert wire.end().durations.percentile_ms(50) == 500
+
+
+def test_pipelined_requests_get_their_own_answers() -> None:
+    wire = Wire().up(request("GET", "/1") + request("HEAD", "/2") + request("GET", "/3"))
+    wire.down(response(200, b"x" * 10) + b"HTTP/1.1 404 No\r\nContent-Length: 9\r\n\r\n" + response(500, b"y"))
+    traffic = wire.end()
+    assert traffic.pipelined == 2 and traffic.statuses == {200: 1, 404: 1, 500: 1} and traffic.bytes_down == 11
+
+
+def test_requests_without_an_answer_are_failures_and_those_at_the_captures_end_are_not() -> None:
+    assert Wire().up(GET).end("rst").unanswered == 1
+    cut_off = Wire().up(GET).end("capture")
+    assert (cut_off.unanswered, cut_off.open_at_end) == (0, 1)
+    assert "http.unanswered" in codes(Wire().up(GET).end("fin"))
+
+
+# --- gaps and beginnings ---------------------------------------------------------------------------------------------
+
+
+def test_a_gap_inside_a_body_of_known_length_costs_nothing() -> None:
+    wire = Wire().up(GET).down(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(1000))
+    wire.gap(False, 98_000).down(bytes(1000) + b"").up(GET).down(OK)
+    traffic = wire.end()
+    assert (traffic.requests, traffic.statuses[200], traffic.answers_lost, traffic.bytes_down) == (2, 2, 0, 100_005)
+
+
+def test_a_gap_inside_a_chunk_costs_nothing() -> None:
+    wire = Wire().up(GET).down(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + bytes(100))
+    wire.gap(False, 800).down(bytes(100) + b"\r\n0\r\n\r\n").up(GET).down(OK)
+    traffic = wire.end()
+    assert (traffic.statuses[200], traffic.answers_lost, traffic.bytes_down) == (2, 0, 1005)
+
+
+def test_after_a_gap_elsewhere_the_next_message_is_found_and_no_answer_is_given_to_the_wrong_request() -> None:
+    wire = Wire().up(request("GET", "/1")).down(b"HTTP/1.1 200 OK\r\nContent-").gap(False, 500)
+    wire.down(b"middle of something").up(request("GET", "/2")).down(response(404)).up(request("GET", "/3")).down(OK)
+    traffic = wire.end()
+    assert (traffic.requests, traffic.answers_lost, traffic.unanswered) == (3, 1, 0)
+    assert traffic.hosts["www.example.com"].client_errors == 1 and traffic.statuses == {404: 1, 200: 1}
+
+
+def test_a_conversation_whose_beginning_is_missing_is_read_from_its_first_whole_message() -> None:
+    wire = Wire(whole=False).down(b"tail of a body").up(GET).down(OK)
+    traffic = wire.end()
+    assert (traffic.requests, traffic.responses, traffic.unasked) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_client_and_server_are_told_apart_by_what_they_say(whole: bool) -> None:
+    wire = Wire(whole=whole, port=80)
+    wire.down(GET).up(OK).down(request("POST", "/", b"abc")).up(response(500))
+    traffic = wire.end()
+    assert (traffic.requests, traffic.responses, traffic.unasked) == (2, 2, 0)
+    assert list(traffic.clients) == [SERVER] and list(traffic.servers) == [(CLIENT, 40000)]
+
+
+def test_tls_on_port_80_is_none_of_ours() -> None:
+    hello = bytes.fromhex("160301020001") + bytes(506)
+    traffic = Wire().up(hello).down(hello).end()
+    assert (traffic.requests, traffic.malformed, traffic.connections) == (0, 0, 0)
+
+
+def test_a_head_that_never_ends_is_given_up() -> None:
+    wire = Wire().up(GET).down(OK).up(b"GET / HTTP/1.1\r\n")
+    for _ in range(100):
+        wire.up(b"X-Fill: " + b"x" * 990 + b"\r\n")
+    assert wire.traffic.malformed == 1 and not wire.stream._client.buffer
+
+
+# --- what becomes something else -------------------------------------------------------------------------------------
+
+
+def test_what_follows_an_upgrade_or_a_tunnel_is_not_read_as_http() -> None:
+    traffic = Traffic()
+    websocket = Wire(traffic).up(request(Connection="Upgrade", Upgrade="websocket"))
+    websocket.down(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x05GET /"
+    )
+    websocket.up(GET).down(OK).end()
+    tunnel = Wire(traffic).up(b"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\n\r\n")
+    tunnel.down(b"HTTP/1.1 200 Connection established\r\n\r\n").up(GET).down(OK).end()
+    refused = Wire(traffic).up(b"CONNECT inner.example:25 HTTP/1.1\r\n\r\n").down(response(403, b"no")).up(GET).down(OK)
+    refused.end()
+    assert traffic.requests == 4 and traffic.upgrades == {"websocket": 1} and traffic.tunnels == {"shop.example:443": 1}
+    assert traffic.statuses == {101: 1, 200: 2, 403: 1}
+
+
+class H2:
+    """A client and a server of the library h2, whose bytes go over a `Wire`."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.client = H2Connection(H2Configuration(client_side=True))
+        self.server = H2Connection(H2Configuration(client_side=False))
+
+    def exchange(self) -> None:
+        for _ in range(3):
+            if up := self.client.data_to_send():
+                self.wire.up(up)
+                self.server.receive_data(up)
+            if down := self.server.data_to_send():
+                self.wire.down(down)
+                self.client.receive_data(down)
+
+
+def test_http2_is_recognised_and_its_requests_are_read() -> None:
+    wire = Wire(port=50051)
+    pair = H2(wire)
+    pair.client.initiate_connection()
+    pair.server.initiate_connection()
+    pair.exchange()
+    for number, status in enumerate(["200", "404", "500"]):
+        stream = pair.client.get_next_available_stream_id()
+        fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "api.example.com"),
+            (":path", f"/v1/{number}"),
+        ]
+        pair.client.send_headers(
+            stream, [*fields, ("user-agent", "grpc-python/1.60"), ("authorization", "Bearer s3cret")]
+        )
+        pair.client.send_data(stream, b"x" * 100, end_stream=True, pad_length=20)
+        pair.exchange()
+        pair.server.send_headers(stream, [(":status", status), ("content-type", "application/grpc")])
+        pair.server.send_data(stream, b"y" * 50)
+        pair.server.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+        pair.exchange()
+    traffic = wire.end()
+    assert (traffic.http2_connections, traffic.connections, traffic.requests, traffic.responses) == (1, 1, 3, 3)
+    assert traffic.statuses == {200: 1, 404: 1, 500: 1} and traffic.versions == {"HTTP/2": 3}
+    host = traffic.hosts["api.example.com"]
+    assert (host.server_errors, host.client_errors, host.answered) == (1, 1, 3)
+    assert traffic.bytes_down == 150 and traffic.agents == {"grpc-python/1.60": 3}
+    assert traffic.secrets["authorization", "Bearer", "api.example.com"].count == 3 and traffic.undecoded == 0
+
+
+def test_http2_after_an_upgrade_keeps_the_first_request() -> None:
+    wire = Wire()
+    pair = H2(wire)
+    token = pair.client.initiate_upgrade_connection()
+    assert token is not None
+    preface = pair.client.data_to_send()
+    pair.server.initiate_upgrade_connection(token)
+    wire.up(request(Connection="Upgrade, HTTP2-Settings", Upgrade="h2c", HTTP2_Settings=token.decode()))
+    wire.down(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + pair.server.data_to_send()
+    )
+    wire.up(preface)
+    pair.server.receive_data(preface)
+    pair.server.send_headers(1, [(":status", "503")], end_stream=True)
+    pair.exchange()
+    traffic = wire.end()
+    assert (traffic.requests, traffic.statuses, traffic.unanswered) == (1, {101: 1, 503: 1}, 0)
+    assert traffic.hosts["www.example.com"].server_errors == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 200), st.integers(1, 300))
+def test_http2_with_bytes_missing_anywhere_never_fails(at: int, missing: int, cut: int) -> None:
+    wire, recorded = Wire(), []
+    pair = H2(wire)
+    wire._send = lambda side, data, after: recorded.append((side, data)) or wire  # type: ignore[method-assign,func-returns-value]
+    pair.client.initiate_connection()
+    pair.server.initiate_connection()
+    for number in range(3):
+        pair.exchange()
+        stream = pair.client.get_next_available_stream_id()
+        pair.client.send_headers(
+            stream, [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", f"/{number}")]
+        )
+        pair.client.end_stream(stream)
+        pair.exchange()
+        pair.server.send_headers(stream, [(":status", "200")])
+        pair.server.send_data(stream, b"z" * 300, end_stream=True)
+    pair.exchange()
+    del wire._send
+    position = 0
+    for side, data in recorded:
+        for begin in range(0, len(data), cut):
+            piece = data[begin : begin + cut]
+            if position <= at < position + len(piece):
+                wire.gap(side, missing)
+            else:
+                wire._send(side, piece, 0.001)
+            position += len(piece)
+    traffic = wire.end()
+    assert traffic.requests <= 3 and traffic.responses <= 3
+    if at >= position:
+        assert traffic.requests == traffic.responses == 3
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+SECRETS = [
+    "hunter2-secret",
+    "tok-9f8e7d6c",
+    "cookie-value-1",
+    "pw-in-form",
+    "pw-in-json",
+    "bearer-abc.def",
+    "key-1234567",
+]
+
+
+def secret_conversation() -> Traffic:
+    basic = base64.b64encode(b"joe:hunter2-secret").decode()
+    wire = Wire()
+    answers = response(302, Location="http://www.example.com/next?code=tok-9f8e7d6c", Set_Cookie="id=cookie-value-1")
+    wire.up(request("GET", "/a", Authorization=f"Basic {basic}", Cookie="id=cookie-value-1")).down(answers)
+    wire.up(request("GET", "/b?user=joe&access_token=tok-9f8e7d6c", Authorization="Bearer bearer-abc.def")).down(
+        answers
+    )
+    form = b"user=joe&password=pw-in-form"
+    wire.up(request("POST", "/login", form, Content_Type="application/x-www-form-urlencoded")).down(response(401))
+    body = json.dumps({"name": "joe", "password": "pw-in-json"}).encode()
+    wire.up(request("POST", "/api", body, Content_Type="application/json", X_API_Key="key-1234567")).down(response(500))
+    return wire.end()
+
+
+def test_secrets_in_clear_text_are_named_and_never_shown() -> None:
+    traffic = secret_conversation()
+    told = json.dumps(report(traffic, 50))
+    assert not [secret for secret in SECRETS if secret in told]
+    assert {(kind, name) for kind, name, _ in traffic.secrets} == {
+        ("authorization", "Basic"), ("authorization", "Bearer"), ("query", "access_token"), ("form", "password"), ("header", "X-API-Key"),
+    }  # fmt: skip
+    assert traffic.secrets["authorization", "Basic", "www.example.com"].users == {"joe"} and traffic.cookies == 1
+    found = [item for item in find(traffic) if item["code"] == "http.plain-credentials"]
+    assert len(found) == 5 and sum("of joe" in item["what"] for item in found) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"Basic " + base64.b64encode(b"joe:pw"), ("Basic", "joe")),
+        (b"basic " + base64.b64encode("jörg:p:w".encode()), ("Basic", "jörg")),
+        (b"Basic " + base64.b64encode(b"onlyapassword"), ("Basic", "")),
+        (b"Basic !!!", ("Basic", "")),
+        (b'Digest username="joe", realm="x", response="0123456789abcdef"', ("Digest", "joe")),
+        (b"NTLM TlRMTVNTUAAB", ("NTLM", "")),
+        (b"s3cret-without-a-scheme", ("other", "")),
+        (b"S3cretScheme value", ("other", "")),
+    ],
+)
+def test_of_an_authorization_only_scheme_and_user_are_told(value: bytes, told: tuple[str, str]) -> None:
+    assert credential_of(value) == told
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/", "h/"),
+        ("/a/b.html", "h/a/b.html"),
+        ("/s?q=private+words&page=2#frag", "h/s?q=***&page=***"),
+        ("/s?justatoken", "h/s?***"),
+        ("http://joe:pw@other.example/x?y=z", "http://other.example/x?y=***"),
+        ("/reset/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0", "h/reset/***"),
+        ("/p/7b0c5e9a41d24f7c8c3f0b1d2e3f4a5b/x", "h/p/***/x"),
+        ("/blog/some-long-title-of-an-article-2024-05-01", "h/blog/some-long-title-of-an-article-2024-05-01"),
+        ("/o/123e4567-e89b-12d3-a456-426614174000", "h/o/123e4567-e89b-12d3-a456-426614174000"),
+        ("/x;jsessionid=ABC", "h/x"),
+    ],
+)
+def test_addresses_are_shown_without_their_values(target: str, shown: str) -> None:
+    assert url_of(target, "h") == shown
+    assert path_of(target) == shown.removeprefix("http://other.example").removeprefix("h").split("?")[0]
+
+
+# --- findings --------------------------------------------------------------------------------------------------------
+
+
+def test_guessed_passwords_probing_errors_and_loops_are_found() -> None:
+    wire = Wire()
+    for number in range(40):
+        wire.up(request("GET", "/admin")).down(response(401))
+        wire.up(request("GET", f"/old/{number}.php")).down(response(404))
+        wire.up(request("GET", "/loop")).down(response(301, Location="http://www.example.com/loop"))
+    for _ in range(6):
+        wire.up(request("GET", "/broken")).down(response(502), after=6)
+    found = codes(wire.end())
+    assert {"http.login-failures", "http.client-errors", "http.server-errors", "http.redirect-loop"} <= set(found)
+    scanner = Wire()
+    for number in range(40):
+        scanner.up(request("GET", f"/old/{number}.php")).down(response(404))
+    assert "http.probing" in codes(scanner.end())
+
+
+def test_slow_hosts_are_found_and_the_slowest_requests_named() -> None:
+    wire = Wire()
+    for seconds in (0.1, 0.2, 2.0, 3.0, 7.0):
+        wire.up(request("GET", f"/wait/{seconds}")).down(OK, after=seconds)
+    traffic = wire.end()
+    assert codes(traffic)["http.slow"]["severity"] == "medium"
+    assert report(traffic, 1)["slowest"][0]["address"] == "www.example.com/wait/7.0"
+
+
+def test_large_uploads_public_addresses_and_doubtful_lengths_are_found() -> None:
+    wire = Wire()
+    wire.up(b"POST /up HTTP/1.1\r\nHost: 8.8.8.8\r\nContent-Length: 20000000\r\n\r\n" + bytes(1000)).gap(
+        True, 19_999_000
+    )
+    wire.down(OK)
+    wire.up(request("POST", "/x", b"abc", Transfer_Encoding="identity")).down(OK)
+    traffic = wire.end()
+    found = codes(traffic)
+    assert found["http.large-upload"]["severity"] == "medium" and "20 MB" in str(found["http.large-upload"]["what"])
+    assert "8.8.8.8" in str(found["http.address-as-host"]["what"]) and "http.ambiguous-length" in found
+    assert traffic.requests == 2
+
+
+# --- what others send ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.one_of(st.binary(max_size=200), st.sampled_from([d for _, d in CONVERSATION]))),
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_anything_may_be_sent_in_any_order(pieces: list[tuple[bool, bytes]], whole: bool) -> None:  # fmt: skip
+    wire = Wire(whole=whole)
+    for number, (side, data) in enumerate(pieces):
+        wire._send(side, data, 0.001)
+        if number % 4 == 3:
+            wire.gap(side, len(data) + 1)
+    traffic = wire.end(["fin", "rst", "capture"][len(pieces) % 3])
+    json.dumps(report(traffic, 20))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, len(CONVERSATION) - 1),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=5),
+)
+def test_changed_messages_never_fail(which: int, changes: list[tuple[int, int]]) -> None:
+    wire = Wire()
+    for number, (side, data) in enumerate(CONVERSATION):
+        sent = bytearray(data)
+        if number == which:
+            for where, value in changes:
+                sent[where % len(sent)] = value
+        wire._send(side, bytes(sent), 0.001)
+    json.dumps(report(wire.end(), 20))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/2.5\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"hello there\r\n\r\n",
+        b"\r\n\r\n",
+    ],
+)
+def test_what_is_no_head_is_refused(head: bytes) -> None:
+    assert read_head(head) is None
+
+
+def test_absurd_lengths_are_no_lengths() -> None:
+    head = read_head(b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n")
+    assert head is not None and head.length == -1
