@@ -314,7 +314,7 @@ def looks_like_dns(first: bytes) -> bool:
         if length == 0:
             break
         label = first[where + 1 : where + 1 + length]
-        if length > 63 or not _HOSTLIKE.fullmatch(label):
+        if length > 63 or (label and not _HOSTLIKE.fullmatch(label)):
             return False
         where += length + 1
     if len(first) < where + 5:

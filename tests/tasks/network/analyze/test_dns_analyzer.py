@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import string
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import dns.asyncquery
 import dns.edns
 import dns.exception
 import dns.flags
@@ -15,11 +21,31 @@ import dns.rrset
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.captures import (
+    NOON_NS,
+    VARIANTS,
+    Capture,
+    Packet,
+    cut,
+    needs_tshark,
+    recording,
+    tcp_talk,
+    tshark_fields,
+    udp,
+    write_pcap,
+)
+from lab.network import needs_lab
 
+from blocks.captures import CaptureStore
+from tasks.core.errors import InvalidParameters, NotFound
+from tasks.core.models import ToolResult
+from tasks.core.process import find_program
+from tasks.network.analyze._dns import dissect
 from tasks.network.analyze._dns_findings import find
 from tasks.network.analyze._dns_local import LLMNR, MDNS, NETBIOS, LocalNames, netbios_name
 from tasks.network.analyze._dns_message import (
     ANY,
+    RCODES,
     Malformed,
     Message,
     Reader,
@@ -28,11 +54,17 @@ from tasks.network.analyze._dns_message import (
     name_text,
     read_name,
     read_records,
+    type_name,
 )
 from tasks.network.analyze._dns_names import entropy
 from tasks.network.analyze._dns_stream import DnsStream
 from tasks.network.analyze._dns_traffic import MOST_OPEN, SECOND, STORM_ANSWERS, Traffic
 from tasks.network.analyze._percentiles import EXACT_SAMPLES, Durations
+from tasks.network.analyze._selection import ALL
+from tasks.network.analyze.dns_analyzer import DnsReport, dns_analyzer
+from tasks.network.probe.dns_lookup import dns_lookup
+
+Perform = Callable[..., Awaitable[ToolResult]]
 
 CLIENT, SERVER = "10.0.0.9", "10.0.0.53"
 START = 1_700_000_000 * SECOND
@@ -241,7 +273,8 @@ def test_names_are_written_without_anything_a_terminal_obeys() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["www.example.com", "x" * 60 + "." + "y" * 60 + ".example.com", "_ldap._tcp.dc.lab.test", "a.b"]
+    "name",
+    ["www.example.com", "x" * 60 + "." + "y" * 60 + ".example.com", "_ldap._tcp.dc.lab.test", "a.b", f"{'x' * 50}.uk"],
 )
 def test_dns_is_recognised_by_its_first_bytes_on_any_port(name: str) -> None:
     query = ask(name, use_edns=0)
@@ -463,9 +496,9 @@ def test_messages_over_tcp_are_the_same_however_the_stream_is_cut_into_segments(
     data = framed(*queries)
     traffic = Traffic()
     stream = DnsStream(traffic, (CLIENT, 40000), (SERVER, 53))
-    for cut in [*cuts, len(data)]:
-        stream.data(True, data[:cut], START, 1)
-        data = data[cut:]
+    for size in [*cuts, len(data)]:
+        stream.data(True, data[:size], START, 1)
+        data = data[size:]
     for query in queries:
         stream.data(False, framed(answer(query)), START, 2)
     stream.end("fin", START, 3)
@@ -535,3 +568,256 @@ def test_netbios_names_are_decoded_and_a_name_server_is_no_poisoner() -> None:
         local.message(b"\0\1\x85\x80\0\0\0\1\0\0\0\0" + record, 2, "10.0.0.2")
     assert local.queries == local.answers == 8 and local.names["HOST3"] == 1
     assert not any(item["code"] == "dns.name-poisoning" for item in find(Traffic(), [local]))
+
+
+# --- whole captures, and what tshark says about them ------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dissect(str(path), ALL, 100_000)
+
+
+def counted(rows: list[dict[str, Any]], key: str = "name", value: str = "count") -> dict[str, int]:
+    return {row[key]: row[value] for row in rows if row[value]}
+
+
+def agrees_with_tshark(path: Path, decode_as: Sequence[str] = (), *, names_too: bool = True) -> dict[str, Any]:
+    """Compare everything both count. tshark also dissects what ICMP errors quote, which nobody sent as DNS."""
+    found = read(path)
+    rows = tshark_fields(
+        path, "dns && !icmp && !icmpv6", "dns.flags.response", "dns.flags.rcode", "dns.qry.name", "dns.qry.type", "dns.flags.truncated",
+        decode_as=decode_as,
+    )  # fmt: skip
+    queries: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    rcodes: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    truncated = 0
+    for responses, codes, asked, asked_types, cuts in rows:
+        kinds.update(responses.split(","))
+        if responses.startswith("0"):  # all messages of a frame go one way
+            queries.update("." if name == "<Root>" else name.lower() for name in asked.split(",") if name)
+            types.update(type_name(int(kind)) for kind in asked_types.split(",") if kind)
+        else:
+            rcodes.update(RCODES[int(code)] for code in codes.split(","))
+            truncated += cuts.split(",").count("1")
+    assert (found["queries"], found["answers"]) == (kinds["0"], kinds["1"])
+    assert counted(found["rcodes"]) == rcodes and found["truncated"] == truncated
+    if names_too:
+        assert counted(found["names"], "name", "queries") == queries
+        assert counted(found["types"]) == types
+    for protocol, theirs in (("mdns", "mdns"), ("llmnr", "llmnr"), ("netbios", "nbns")):
+        ours = next((row for row in found["local"] if row["protocol"] == protocol), None)
+        both = Counter(
+            kind
+            for row in tshark_fields(
+                path, theirs, f"{'nbns' if theirs == 'nbns' else 'dns'}.flags.response", decode_as=decode_as
+            )
+            for kind in row[0].split(",")
+        )
+        assert (ours["queries"], ours["answers"]) == (both["0"], both["1"]) if ours else not both, protocol
+    return found
+
+
+def spoken(seed: int, *, messages_: int = 80, port: int = 53) -> list[Packet]:
+    """A day at a resolver: queries and answers over UDP, some again, some never, some over TCP, several at once."""
+    chance = random.Random(seed)
+    packets: list[Packet] = []
+    now = NOON_NS
+    kinds = ["A", "AAAA", "TXT", "MX", "HTTPS", "ANY", "PTR", "SRV", "NULL"]
+    for number in range(messages_):
+        labels_ = [
+            "".join(chance.choices(string.ascii_letters + string.digits + "-_", k=chance.randint(1, 20)))
+            for _ in range(3)
+        ]
+        name = (
+            ".".join(
+                [*labels_[: chance.randint(0, 3)], chance.choice(["example.com", "lab.test", "co.uk", "."])]
+            ).rstrip(".")
+            or "."
+        )
+        query = ask(
+            name, chance.choice(kinds), number, use_edns=chance.choice([0, False]), want_dnssec=chance.random() < 0.3
+        )
+        rcode = chance.choice([0, 0, 0, 2, 3, 5])
+        records = [f"r{n}.example.com. 60 IN TXT {'x' * 50}" for n in range(chance.randint(0, 3) if not rcode else 0)]
+        reply = answer(query, *records, rcode=rcode, flags=chance.choice([0, 0, dns.flags.TC, dns.flags.AD]))
+        client, client_port = f"10.0.{chance.randint(0, 3)}.7", 40_000 + number
+        for _ in range(chance.choice([1, 1, 1, 2])):
+            packets.append(Packet(now, udp(client, client_port, SERVER, port, query)))
+            now += 20_000_000
+        for _ in range(chance.choice([0, 1, 1, 1])):
+            packets.append(Packet(now, udp(SERVER, port, client, client_port, reply)))
+            now += 20_000_000
+    for number in range(4):
+        queries = [ask(f"t{n}.tcp.example.com", ident=n) for n in range(chance.randint(1, 5))]
+        said = [(True, framed(*queries)), (False, framed(*map(answer, queries)))]
+        packets += tcp_talk(
+            said, client="10.0.9.1", client_port=50_000 + number, server=SERVER, server_port=port, start_ns=now,
+            segment_size=chance.choice([1, 7, 60, 1400]),
+        )  # fmt: skip
+        now += 3_000_000_000
+    mdns = ask("_ipp._tcp.local", "PTR", 0)
+    for data in (
+        udp("10.0.0.5", 5353, "224.0.0.251", 5353, mdns),
+        udp("10.0.0.6", 5353, "224.0.0.251", 5353, answer(mdns, "_ipp._tcp.local. 60 IN PTR x._ipp._tcp.local.")),
+        udp("10.0.0.5", 50_000, "224.0.0.252", 5355, ask("wpad")),
+        udp("10.0.0.5", 50_000, "10.0.0.6", 9, b"the end, seconds later"),
+    ):
+        now += 1_500_000_000
+        packets.append(Packet(now, data))
+    return packets
+
+
+@needs_tshark
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_agree_with_tsharks_on_generated_captures(seed: int, tmp_path: Path) -> None:
+    found = agrees_with_tshark(write_pcap(Capture(spoken(seed)), tmp_path / "dns.pcap"))
+    assert found["repeated"] and found["unanswered"] and found["over_tcp"] and not found["malformed"]
+
+
+@needs_tshark
+def test_numbers_agree_with_tsharks_on_other_ports_and_where_the_snap_length_cut(tmp_path: Path) -> None:
+    other = Capture(spoken(4, port=5999))
+    found = agrees_with_tshark(write_pcap(other, tmp_path / "port.pcap"), ["udp.port==5999,dns", "tcp.port==5999,dns"])
+    assert any(item["code"] == "dns.other-port" for item in found["findings"])
+    # Only UDP: of a stream, tshark tells what it reassembled in frames, we what was said.
+    cut_off = [packet for packet in spoken(5) if packet.data[23] == 17]
+    found = agrees_with_tshark(write_pcap(cut(Capture(cut_off), 75), tmp_path / "cut.pcap"), names_too=False)
+    assert found["cut"] and not found["malformed"]
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_a_capture_says_the_same_whatever_its_format_and_link_layer(variant: str, tmp_path: Path) -> None:
+    capture = Capture(spoken(6, messages_=25))
+    plain, other = (
+        read(write_pcap(capture, tmp_path / "plain.pcap")),
+        read(VARIANTS[variant](capture, tmp_path / variant)),
+    )
+    plain["coverage"] = other["coverage"] = None
+    for found in (plain, other):  # times of a file in microseconds are rounded
+        for row in [found["times"], *found["slowest"], *(server["times"] for server in found["servers"])]:
+            row.update({name: round(value, 1) for name, value in row.items() if isinstance(value, float)})
+    assert other == plain
+
+
+def test_what_else_goes_over_udp_is_not_taken_for_dns(tmp_path: Path) -> None:
+    chance = random.Random(9)
+    packets = [
+        Packet(
+            NOON_NS + n, udp("10.0.0.1", 1024 + n, "10.0.0.2", 1024 + n // 2, chance.randbytes(chance.randint(1, 400)))
+        )
+        for n in range(3000)
+    ]
+    found = read(write_pcap(Capture(packets), tmp_path / "noise.pcap"))
+    assert (found["messages"], found["malformed"], found["coverage"]["packets"]) == (0, 0, 3000)
+
+
+def test_noise_on_port_53_is_counted_as_malformed_and_said(tmp_path: Path) -> None:
+    chance = random.Random(9)
+    packets = [
+        Packet(NOON_NS + n, udp("10.0.0.1", 5000 + n, "10.0.0.2", 53, b"\x45" * 12 + chance.randbytes(90)))
+        for n in range(50)
+    ]
+    found = read(write_pcap(Capture(packets), tmp_path / "noise.pcap"))
+    assert found["malformed"] == 50 and found["findings"][0]["code"] == "dns.not-dns"
+
+
+def test_an_empty_capture_has_nothing_to_say(tmp_path: Path) -> None:
+    found = read(write_pcap(Capture([]), tmp_path / "empty.pcap"))
+    assert (found["messages"], found["findings"], found["coverage"]["packets"]) == (0, [], 0)
+
+
+# --- real servers, real clients, and the tool ------------------------------------------------------------------------
+
+NAMESERVER = "127.53.0.1"
+
+
+@contextlib.asynccontextmanager
+async def dnsmasq(*options: str) -> AsyncIterator[None]:
+    """dnsmasq on a loopback address of its own, on port 53 and over UDP and TCP."""
+    arguments = [
+        find_program("dnsmasq"),
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--pid-file=",
+    ]
+    arguments += [f"--listen-address={NAMESERVER}", "--bind-interfaces", "--user=root", "--local=/lab.test/", *options]
+    process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                assert process.returncode is None, "dnsmasq did not start"
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection(NAMESERVER, 53)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.lab
+@needs_lab
+@needs_tshark
+async def test_what_was_really_asked_is_what_the_report_says(tmp_path: Path, perform: Perform) -> None:
+    options = [
+        "--host-record=www.lab.test,10.0.0.7",
+        "--cname=alias.lab.test,www.lab.test",
+        f"--txt-record=big.lab.test,{'x' * 250}",
+    ]
+    options += [f"--txt-record=big.lab.test,{n}{'y' * 240}" for n in range(6)]
+    asked: Counter[tuple[str, str]] = Counter()
+    async with dnsmasq(*options), recording(tmp_path / "real.pcap", f"host {NAMESERVER} and port 53"):
+        for name, kind, tcp_ in [
+            ("www.lab.test", "A", False), ("www.lab.test", "A", True), ("alias.lab.test", "A", False),
+            ("missing.lab.test", "AAAA", False), ("outside.example", "A", False), ("Www.LAB.test", "A", False),
+        ]:  # fmt: skip
+            query = dns.message.make_query(name, kind)
+            ask_ = dns.asyncquery.tcp if tcp_ else dns.asyncquery.udp
+            await ask_(query, NAMESERVER, timeout=10)
+            asked[name.lower(), kind] += 1
+        # With the system's tool: truncated over UDP, then over TCP.
+        params = {"names": ["big.lab.test"], "types": ["TXT"], "server": NAMESERVER}
+        looked_up = await perform(dns_lookup, params)
+        assert looked_up.answers[0].over_tcp  # type: ignore[attr-defined]
+        asked["big.lab.test", "TXT"] += 2
+    found = agrees_with_tshark(tmp_path / "real.pcap")
+    names_asked: Counter[str] = Counter()
+    for (name, _), count in asked.items():
+        names_asked[name] += count
+    assert counted(found["names"], "name", "queries") == names_asked
+    assert found["answers"] == asked.total() and (found["truncated"], found["retried_over_tcp"]) == (1, 1)
+    assert counted(found["rcodes"]) == {"NOERROR": asked.total() - 2, "NXDOMAIN": 1, "REFUSED": 1}
+    assert found["servers"][0]["address"] == NAMESERVER and found["times"]["count"] == asked.total()
+
+    store = CaptureStore(folder=tmp_path / "store")
+    store.write("real.pcap", (tmp_path / "real.pcap").read_bytes())
+    result = await perform(dns_analyzer, {"capture": "real.pcap", "top": 3}, store=store)
+    assert isinstance(result, DnsReport) and result.queries == asked.total() and len(result.names) == 3
+    assert result.capture.name == "real.pcap" and result.headline().startswith(f"{asked.total()} queries")
+    one = await perform(dns_analyzer, {"capture": "real.pcap", "port": 54}, store=store)
+    assert isinstance(one, DnsReport) and one.queries == one.coverage.packets == 0
+
+
+async def test_what_is_no_capture_or_not_there_is_said(tmp_path: Path, perform: Perform) -> None:
+    store = CaptureStore(folder=tmp_path / "store")
+    store.write("words.txt", b"no capture at all, only words" * 10)
+    with pytest.raises(InvalidParameters, match="not a capture"):
+        await perform(dns_analyzer, {"capture": "words.txt"}, store=store)
+    with pytest.raises(NotFound, match="no capture"):
+        await perform(dns_analyzer, {"capture": "missing.pcap"}, store=store)
+    with pytest.raises(InvalidParameters, match="either capture"):
+        await perform(dns_analyzer, {}, store=store)
+
+
+async def test_a_full_report_of_a_busy_capture_fits_into_the_ledger(tmp_path: Path, perform: Perform) -> None:
+    packets = [packet for seed in range(5) for packet in spoken(seed, messages_=150)]
+    store = CaptureStore(folder=tmp_path / "store")
+    store.write("busy.pcap", write_pcap(Capture(packets), tmp_path / "busy.pcap").read_bytes())
+    result = await perform(dns_analyzer, {"capture": "busy.pcap"}, store=store)
+    assert isinstance(result, DnsReport) and len(result.names) == 20 and len(result.model_dump_json()) < 50_000
