@@ -1,7 +1,7 @@
 """Gives every packet the number of its conversation: of all packets of a piece at once, over all pieces.
 
 Numbers count from 0 in the order in which conversations begin, as Wireshark's `tcp.stream` and `udp.stream` do. A TCP conversation ends
-where its ports are used again: at a SYN with another sequence number, or after a FIN or RST.
+where its ports are used again: at a SYN with another sequence number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tasks.network.analyze._frames import ACK, FIN, RST, SYN, TCP, Frames, address
+from tasks.network.analyze._frames import ACK, SYN, TCP, Frames, address
 from tasks.network.analyze._records import Ints, Mask
 
 MOST_CONVERSATIONS: Final = 400_000
@@ -91,7 +91,6 @@ class Conversations:
         self.table.column("first_frame")
         if self.protocol == TCP:
             self.table.column("base", fill=-1, width=2)
-            self.table.column("closed", "?")
             self.table.column("syn", "?", width=2)
             self.table.column("syn_ack", "?", width=2)
 
@@ -207,27 +206,23 @@ class Conversations:
         ends = np.append(starts, len(rows))
         for index in np.unique(np.searchsorted(starts, late, "right") - 1).tolist():
             identity = int(known[index])
-            base, closed = [-1, -1], False
-            if identity >= 0:
-                base, closed = self.table["base"][identity].tolist(), bool(self.table["closed"][identity])
+            base = [-1, -1] if identity < 0 else self.table["base"][identity].tolist()
             for position in range(int(ends[index]), int(ends[index + 1])):
                 row, here = rows[position], int(side[position])
                 flag, seq = int(flags[position]), int(frames.seq[row])
-                if flag & (SYN | ACK) == SYN and base[here] >= 0 and (seq != base[here] or closed):
+                if flag & (SYN | ACK) == SYN and base[here] >= 0 and seq != base[here]:
                     found.append(position)
-                    base, closed = [-1, -1], False
+                    base = [-1, -1]
                 if base[here] < 0:
                     base[here] = seq if flag & SYN else (seq - 1) & 0xFFFFFFFF
                 if base[1 - here] < 0 and flag & ACK:
                     base[1 - here] = (int(frames.ack[row]) - 1) & 0xFFFFFFFF
-                closed = closed or bool(flag & (FIN | RST))
         return found
 
     def _remember(self, frames: Frames, assigned: Assigned) -> None:
         """Keep what tells whether ports are used again, and who opened the conversation."""
         rows, side, starts, ids = assigned.rows, assigned.side, assigned.starts, assigned.segments
         flags, table = frames.flags[rows], self.table
-        table["closed"][ids] |= np.bitwise_or.reduceat(flags, starts) & (FIN | RST) != 0
         place = np.arange(len(rows))
         never = len(rows)
         for here in (0, 1):
