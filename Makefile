@@ -19,8 +19,8 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 TARGETS ?=
 ARGS ?=
-# Each worker starts its own PostgreSQL; more than four mostly wait for each other.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
+# The long tests wait for packets, leases and heartbeats: four workers suit two cores, and more would each start a stack of their own.
+JOBS ?= 4
 SOURCES := blocks tasks flows deployments
 
 .PHONY: help install run test lint docs bench test-live clean programs programs-test

@@ -48,7 +48,7 @@ class Check:
 async def examine(home: Path) -> list[Check]:
     """Look at everything; takes some seconds when the stack is up, because the scheduler is given something to schedule."""
     tools = programs_and_their_tools()
-    checks = [*check_programs(tools), check_privileges(tools), check_pins(), check_home(home), check_disk(home)]
+    checks = [*check_programs(tools), *check_privileges(tools, home), check_pins(), check_home(home), check_disk(home)]
     found = await asyncio.to_thread(check_services, home)
     return [*checks, *found, await check_database()]
 
@@ -77,22 +77,26 @@ def check_programs(tools: dict[str, list[str]]) -> list[Check]:
     return checks
 
 
-def check_privileges(tools: dict[str, list[str]]) -> Check:
-    """Whether raw sockets may be opened: the capability, not the user id, decides.
-
-    In a container root may lack CAP_NET_RAW, and an ordinary user may have it as an ambient capability.
-    """
-    if has_capability(CAP_NET_RAW):
-        inherited = os.geteuid() == 0 or has_capability(CAP_NET_RAW, "CapAmb")
-        if inherited:
-            return Check("privilege CAP_NET_RAW", True, "here, and inherited by the programs tools start")
-        detail = "this process has it, but the programs it starts would not: it is not in the ambient set"
-    else:
-        detail = "not here"
+def check_privileges(tools: dict[str, list[str]], home: Path) -> list[Check]:
+    """Whether raw sockets may be opened, by commands typed here and by runs on the worker: each has its own privileges."""
+    name = "privilege CAP_NET_RAW"
+    here = inherits_raw("self")
+    worker = next(
+        (service.process for service in status(home).services if service.name == "worker" and service.alive), None
+    )
+    there = inherits_raw(str(worker.pid)) if worker is not None else here
+    if here and there:
+        return [Check(name, True, "here, and inherited by the programs tools start")]
     disabled = sorted({tool for program in RAW_PROGRAMS for tool in tools.get(program, [])})
-    lost = f"no {', '.join(disabled)}; " if disabled else ""
-    text = f"{detail}; without it: {lost}nmap scans by TCP connect only, no MACs"
-    return Check("privilege CAP_NET_RAW", False, text, _raise_privilege())
+    tools_lost = f"no {', '.join(disabled)}; " if disabled else ""
+    lost = f"without it: {tools_lost}nmap scans by TCP connect only, no MACs"
+    if there:
+        return [Check(name, True, f"the worker's runs have it; commands typed here have not ({lost})")]
+    if here:
+        return [
+            Check(name, False, f"commands typed here have it, the worker's runs have not; {lost}", _raise_privilege())
+        ]
+    return [Check(name, False, f"not here; {lost}", _raise_privilege())]
 
 
 def _raise_privilege() -> str:
@@ -106,13 +110,18 @@ def _raise_privilege() -> str:
     )
 
 
-def has_capability(number: int, which: str = "CapEff") -> bool:
-    """Whether this process has a capability, from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == which:
-            return bool(int(value, 16) >> number & 1)
-    return False
+def inherits_raw(process: str) -> bool:
+    """Whether a process has CAP_NET_RAW and hands it to programs it starts: the capability, not the user id, decides.
+
+    In a container root may lack it, and an ordinary user may have it as an ambient capability, which alone is inherited.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return False
+    facts = dict(line.split(":", 1) for line in lines)
+    root = facts["Uid"].split()[1] == "0"
+    return bool(int(facts["CapEff" if root else "CapAmb"], 16) >> CAP_NET_RAW & 1)
 
 
 def check_pins() -> Check:

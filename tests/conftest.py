@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             folder = item.path.parent.name
             item.add_marker(pytest.mark.xdist_group("prefect" if folder == "flows" else str(item.path)))
+    # The long ones begin first, or a worker is left alone with them at the end.
+    items.sort(key=lambda item: item.path.parent.name != "flows")
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ class Home:
         self.logs = self.folder / "logs"
         self.postgres = self.folder / "postgres"
         self.prefect = self.folder / "prefect"
+        self.temporary = self.folder / "tmp"
         self.lock = self.run / "lock"
         self.state = self.run / "state.json"
         self.endpoint = self.run / "endpoint.json"
@@ -44,7 +45,7 @@ class Home:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.secrets, self.run, self.logs, self.prefect):
+            for folder in (self.secrets, self.run, self.logs, self.prefect, self.temporary):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 # mkdir obeys the umask and an older folder may be open: passwords and sockets are for this user alone.
                 folder.chmod(0o700)
@@ -59,6 +60,14 @@ class Home:
                 f"The disk of {self.folder} is full: {free >> 20} MiB are free, {LEAST_FREE_BYTES >> 20} MiB are needed.",
                 "Make room there, or move the state: set SIGNALBOX_HOME to a folder on another disk.",
             )
+
+    def clear_temporary(self) -> None:
+        """Remove what killed runs left; only right while nothing of this home runs."""
+        for entry in self.temporary.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
     def check_socket_path(self) -> None:
         """Refuse a home whose path is too long for the database's Unix socket.

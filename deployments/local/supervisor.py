@@ -119,6 +119,7 @@ class Supervisor:
         stopped = clean_up(self._home)
         if stopped:
             self._step(f"Cleaned up after a crashed run: {', '.join(stopped)}.")
+        self._home.clear_temporary()
         self._state.write(self._home)
         env.write_profile(self._home)
         self._start_database()

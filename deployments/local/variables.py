@@ -101,6 +101,9 @@ def child_environment(home: Home, mark: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
+        # Prefect's workers of all users share /tmp/runner_storage, which belongs to the first; and what a killed run leaves goes with
+        # the next start.
+        "TMPDIR": str(home.temporary),
         # Two seconds between a flow run's creation and its start instead of eleven.
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         MARK: mark,

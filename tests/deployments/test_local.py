@@ -73,9 +73,15 @@ def test_a_second_up_finds_everything_and_down_leaves_nothing(
     accounts = Path("/etc/passwd").read_bytes(), Path("/etc/group").read_bytes()
     parent_mode = short_home.parent.stat().st_mode
 
+    left = short_home / "tmp/left-by-a-killed-run/evidence.xml"
+    left.parent.mkdir(parents=True)
+    left.write_text("<nmaprun/>")
+
     steps: list[str] = []
     first = up(short_home, say=steps.append)
     assert first.up
+    # What the worker writes while it works is in the home: under /tmp its folder would belong to the machine's first user of Prefect.
+    assert (short_home / "tmp/runner_storage").is_dir() and not left.exists()
     assert first.ui_url == f"http://127.0.0.1:{port}"
     assert {service.name for service in first.services if service.alive} == {"postgresql", "prefect-server", "worker"}
     assert "The scheduler works." in steps

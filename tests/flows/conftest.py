@@ -37,9 +37,10 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """A whole signalbox: PostgreSQL, Prefect server, worker, deployments. One for all tests of the group `stack`.
+    """A whole signalbox: PostgreSQL, Prefect server, worker, deployments. One for each worker of pytest-xdist.
 
-    Tests that use it carry `pytest.mark.xdist_group("stack")` and `pytest.mark.slow`, and leave it running.
+    Tests that use it carry `pytest.mark.slow` and an `xdist_group`, whose tests share it one after the other, and leave it running.
+    The groups (`guarantees`, `alarms`, `faults`, `lab`, `product`) are of about the same length: they mostly wait, side by side.
     """
     from lab.stack import Stack
 

@@ -17,7 +17,7 @@ from lab.http_endpoints import HttpEndpoint, SlackEndpoint, TeamsWorkflow, Webho
 from lab.mail_server import MailServerLab
 from lab.stack import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("alarms"), pytest.mark.timeout(600)]
 
 HANGING_AFTER = 12
 LASTING = "#!/bin/sh\nwhile :; do sleep 1; done\n"

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.lab,
     needs_lab,
     pytest.mark.slow,
-    pytest.mark.xdist_group("stack"),
+    pytest.mark.xdist_group("lab"),
     pytest.mark.timeout(600),
 ]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lab.stack import ROOT, Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guarantees"), pytest.mark.timeout(400)]
 
 
 class Guest:
@@ -63,7 +63,7 @@ def test_with_external_services_up_starts_the_worker_alone_and_down_stops_it_alo
         "worker": "running",
     }
     assert not Path(guest.env["SIGNALBOX_HOME"], "postgres").exists()
-    doctor = {row["check"]: row for row in json.loads(guest.run("doctor", "--json").stdout)}
+    doctor = {row["name"]: row for row in json.loads(guest.run("doctor", "--json").stdout)}
     assert doctor["service postgresql"]["ok"] and doctor["service postgresql"]["detail"].startswith("external: ")
 
     found = guest.run("discover", "127.0.0.8/29", "--profile", "quick")

@@ -17,7 +17,7 @@ from lab.stack import ROOT, Stack
 
 from deployments.local.processes import Identity, command_of, descendants, identify
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guarantees"), pytest.mark.timeout(600)]
 
 GONE_SECONDS = 5.0
 """What a run started is gone this long after the run's end, whatever ended it."""
@@ -205,7 +205,8 @@ async def test_two_discoveries_at_once_stay_within_the_budget_together(stack: St
             await lab.add_all(
                 [
                     HostSpec("web" + subnet, 11, f"{DELL}:00:{number:02x}:11", subnet, (http(title="Intranet"), ssh())),
-                    HostSpec("mute" + subnet, 12, f"{DELL}:00:{number:02x}:12", subnet, (mute(443), mute(8080))),
+                    # Silence costs nmap a minute: one silent port must do.
+                    HostSpec("mute" + subnet, 12, f"{DELL}:00:{number:02x}:12", subnet, (mute(8080),)[number:]),
                     HostSpec(
                         "odd" + subnet,
                         13,
@@ -215,15 +216,17 @@ async def test_two_discoveries_at_once_stay_within_the_budget_together(stack: St
                     ),
                 ]
             )
-        networks = [subnet.cidr for subnet in lab.subnets.values()]
-        before = (await ask_json(stack, "policy", "show"))["packets_per_second"]
+        networks = [subnet.cidr.replace("/24", "/26") for subnet in lab.subnets.values()]
+        before = await ask_json(stack, "policy", "show")
         await ask(stack, "policy", "allow", *networks)
-        await ask(stack, "policy", "rate", str(BUDGET))
+        # No cap for one host: that is another promise, with tests of its own, and would make this one slow.
+        await ask(stack, "policy", "rate", str(BUDGET), "--host", "0")
         try:
             async with lab.counting() as sent:
                 found = await asyncio.gather(*(_discover(stack, network) for network in networks))
         finally:
-            await ask(stack, "policy", "rate", str(before))
+            rates = (str(before["packets_per_second"]), "--host", str(before["host_packets_per_second"]))
+            await ask(stack, "policy", "rate", *rates)
             await ask(stack, "policy", "allow", *networks, "--remove")
         (first_began, first_ended, first), (second_began, second_ended, second) = found
         assert max(first_began, second_began) < min(first_ended, second_ended), "they were not at work at the same time"
@@ -231,7 +234,7 @@ async def test_two_discoveries_at_once_stay_within_the_budget_together(stack: St
             assert result["outcome"] == "Completed", result
             assert result["answered"] >= 3, result
         assert any("http" in str(host) for host in first["hosts"]), "services were to be looked at"
-        assert sent.total > 1000
+        assert sent.total > 500
         assert sent.worst(seconds=5) <= BUDGET * 5
 
 

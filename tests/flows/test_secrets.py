@@ -17,7 +17,7 @@ from lab.mail_server import MailServerLab
 from lab.stack import Stack
 from psycopg2 import sql
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults"), pytest.mark.timeout(600)]
 
 PLANTED = {
     "path": "pathSecret7f3a91",

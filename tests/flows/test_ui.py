@@ -24,7 +24,7 @@ expect.set_options(timeout=20_000)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("stack"),
+    pytest.mark.xdist_group("alarms"),
     pytest.mark.timeout(300),
     pytest.mark.skipif(CHROMIUM is None, reason="the UI's tests need a browser: apt install chromium"),
 ]

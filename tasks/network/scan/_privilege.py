@@ -8,10 +8,8 @@ import struct
 from pathlib import Path
 
 CAP_NET_RAW = 13  # <linux/capability.h>
-HOW_TO_GET_IT = (
-    "sudo setpriv --reuid $USER --init-groups --inh-caps +net_raw --ambient-caps +net_raw signalbox worker start"
-)
-"""The line that gives an account the one capability and nothing else."""
+HOW_TO_GET_IT = "signalbox doctor prints the line that starts signalbox with it, and without root."
+"""A capability, and nothing else of root's; the line has this account's numbers and paths in it."""
 
 
 def may_send_raw(program: str | None = None, *, aware: bool = False) -> bool:
