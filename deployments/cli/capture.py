@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from deployments.cli._output import emit_json, emit_table, say
 from flows._text import count
@@ -115,7 +115,14 @@ def show(name: str, /, *, site: str | None = None, json: bool = False) -> int:
 
 
 @app.command
-def save(name: str, file: str = "", /, *, site: str | None = None, force: bool = False) -> int:
+def save(
+    name: str,
+    file: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
+    /,
+    *,
+    site: str | None = None,
+    force: bool = False,
+) -> int:
     """Copy a file of the store to a place of yours, checked against its SHA-256.
 
     Args:

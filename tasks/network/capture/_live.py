@@ -109,6 +109,7 @@ async def record(
     name: str | None = None,
     files: int = 1,
     promiscuous: bool = True,
+    any_link_type: str | None = None,
     on_start: Callable[[], None] | None = None,
 ) -> Recording:
     """Capture live traffic into the store, for the tool run in progress.
@@ -126,6 +127,7 @@ async def record(
         name: Name in the store; default: TOOL/DAY/RUN.pcap. A ring's files get -0001 and so on before the suffix.
         files: Files of the ring; 1: none.
         promiscuous: Whether the interface shall hear frames for others as well.
+        any_link_type: What packets of `any` shall begin with, as tcpdump names it; default: its own choice.
         on_start: Called when it listens.
 
     Raises:
@@ -148,6 +150,7 @@ async def record(
     argv = [program, "-i", interface, "-n", "-U", "--immediate-mode", "-s", str(snap_length), "-c", str(packets)]
     argv += ["-B", str(LARGE_BUFFER_KIB if snap_length > LARGE_SNAP_LENGTH else BUFFER_KIB)]
     argv += [] if promiscuous and interface != ANY else ["-p"]
+    argv += ["-y", any_link_type] if any_link_type and interface == ANY else []
     argv += [*_account(), "-w", "-", "--", *([filter] if filter else [])]
     session = _Session(PcapSink(path, size_bytes=size_bytes, files=files), duration, on_start)
     try:

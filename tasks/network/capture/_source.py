@@ -53,6 +53,8 @@ class CaptureInput(SiteParams):
 
     reads_with_filter: ClassVar[bool] = False
     """Whether the tool applies `filter` to a capture of the store as well."""
+    any_link_type: ClassVar[str | None] = None
+    """What packets captured on `any` shall begin with, where the tool does not know tcpdump's choice; LINUX_SLL or LINUX_SLL2."""
     working_seconds: ClassVar[float] = 600.0
     """What the tool may take once it has the capture."""
 
@@ -151,6 +153,7 @@ async def opened(params: CaptureInput) -> AsyncIterator[Opened]:
             packets=params.packets,
             size_bytes=params.size_bytes,
             snap_length=params.snap_length,
+            any_link_type=params.any_link_type,
         )
     run = current_run()
     store = await run.store()
