@@ -55,6 +55,8 @@ class DnsStream:
             side.lost = False
         if side.buffer:
             side.buffer += data
+            if len(side.buffer) < 2 or len(side.buffer) < 2 + int.from_bytes(side.buffer[:2], "big"):
+                return
             data = bytes(side.buffer)
             side.buffer.clear()
         start = 0

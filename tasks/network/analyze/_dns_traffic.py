@@ -193,7 +193,7 @@ class Traffic:
                 self.dnssec["cd"] += 1
             if message.flags & 0x20:
                 self.dnssec["ad_asked"] += 1
-        if server_port != DNS_PORT:
+        if server_port != DNS_PORT and len(pair.server.odd_ports) < MOST_FRAMES:
             pair.server.odd_ports[server_port] = frame
         if tcp:
             if self.truncated_waiting and question is not None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hpack import Decoder, HPACKError
 
-from tasks.network.analyze._http_message import Head, show
+from tasks.network.analyze._http_message import LONGEST_TARGET, Head, show
 from tasks.network.analyze._http_traffic import Request, Traffic
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, CONTINUATION = 0, 1, 3, 4, 5, 9
@@ -217,7 +217,7 @@ class Http2:
                 case b":method":
                     head.method = show(value, 40)
                 case b":path":
-                    head.target = value.decode("latin-1")
+                    head.target = value[:LONGEST_TARGET].decode("latin-1")
                 case b":authority":
                     head.host = value.decode("latin-1").lower()
                 case b"host":

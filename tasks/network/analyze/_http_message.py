@@ -11,6 +11,8 @@ from typing import Final
 
 LONGEST_HEAD: Final = 65_536
 """Bytes of a head; servers refuse far less."""
+LONGEST_TARGET: Final = 8_192
+"""Bytes kept of a request's target while its answer is awaited."""
 METHODS: Final = (
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PROPFIND", b"PROPPATCH", b"MKCOL",
     b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"REPORT", b"SEARCH", b"MERGE", b"CHECKOUT", b"SUBSCRIBE", b"UNSUBSCRIBE", b"NOTIFY",
@@ -80,7 +82,7 @@ def read_head(data: bytes) -> Head | None:
         if request is None:
             return None
         head.method = request[1].decode("ascii")
-        head.target = request[2].decode("latin-1")
+        head.target = request[2][:LONGEST_TARGET].decode("latin-1")
         head.minor = int(request[3])
     coded = False
     for line in lines[1:]:
@@ -162,10 +164,14 @@ def looks_like_start(data: bytes, *, request: bool) -> bool:
     return request and (_REQUEST.match(line) is not None or data.startswith(PREFACE[:16]))
 
 
-@functools.lru_cache(maxsize=4096)
 def show(value: bytes, most: int = 120) -> str:
     """Make a header's value fit to be shown: printable, and not long."""
-    text = value[: most * 4].decode("utf-8", "replace")
+    return _shown(value[: most * 4], most)
+
+
+@functools.lru_cache(maxsize=4096)  # agents and types are the same again and again
+def _shown(value: bytes, most: int) -> str:
+    text = value.decode("utf-8", "replace")
     if not text.isprintable():
         text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."

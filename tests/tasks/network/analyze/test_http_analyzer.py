@@ -1,20 +1,52 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import random
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.captures import (
+    NOON_NS,
+    VARIANTS,
+    Capture,
+    Packet,
+    cut,
+    merged,
+    needs_tshark,
+    recording,
+    tcp_talk,
+    tshark_fields,
+    write_pcap,
+)
+from lab.network import needs_lab
 
-from tasks.network.analyze._http import report
+from blocks.captures import CaptureStore
+from tasks.core.errors import InvalidParameters, NotFound
+from tasks.core.models import ToolResult
+from tasks.core.process import find_program
+from tasks.network.analyze._http import dissect, report
 from tasks.network.analyze._http_findings import find
 from tasks.network.analyze._http_message import credential_of, path_of, read_head, url_of
 from tasks.network.analyze._http_stream import HttpStream
 from tasks.network.analyze._http_traffic import Traffic
+from tasks.network.analyze._selection import ALL
+from tasks.network.analyze.http_analyzer import HttpReport, http_analyzer
+
+Perform = Callable[..., Awaitable[ToolResult]]
 
 CLIENT, SERVER = "10.0.0.9", "10.0.0.80"
 SECOND = 1_000_000_000
@@ -497,3 +529,285 @@ def test_what_is_no_head_is_refused(head: bytes) -> None:
 def test_absurd_lengths_are_no_lengths() -> None:
     head = read_head(b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n")
     assert head is not None and head.length == -1
+
+
+# --- whole captures, and what tshark says about them ------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dissect(str(path), ALL, 100_000)
+
+
+def counted(rows: list[dict[str, Any]]) -> dict[str, int]:
+    return {row["name"]: row["count"] for row in rows if row["count"]}
+
+
+def agrees_with_tshark(path: Path, decode_as: Sequence[str] = ()) -> dict[str, Any]:
+    """Compare everything both count. UDP has HTTP too for tshark (SSDP); HTTP/2 it counts apart."""
+    found = read(path)
+    methods: Counter[str] = Counter()
+    hosts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    agents: Counter[str] = Counter()
+    fields = ("http.request.method", "http.host", "http.response.code", "http.user_agent")
+    for row in tshark_fields(path, "http && tcp", *fields, decode_as=decode_as):
+        for counter, value in zip((methods, hosts, statuses, agents), row, strict=True):
+            counter.update(part for part in value.split(",") if part)
+    for method, status in tshark_fields(
+        path, "http2", "http2.headers.method", "http2.headers.status", decode_as=decode_as
+    ):
+        methods.update(part for part in method.split(",") if part)
+        statuses.update(part for part in status.split(",") if part)
+    assert found["requests"] == methods.total() and found["responses"] == statuses.total()
+    assert counted(found["methods"]) == methods and counted(found["statuses"]) == statuses
+    if not found["http2_connections"]:
+        assert {row["host"]: row["requests"] for row in found["hosts"] if "." in row["host"]} == hosts
+        assert counted(found["agents"]) == agents
+    return found
+
+
+def browsing(seed: int, *, port: int = 80) -> list[Packet]:
+    """Browsers at a server: connections used again, bodies of all kinds, failures, uploads, silence, resets."""
+    chance = random.Random(seed)
+    talks = []
+    for number in range(25):
+        said: list[tuple[bool, bytes]] = []
+        for _ in range(chance.randint(1, 5)):
+            method = chance.choice(["GET", "GET", "GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS"])
+            body = chance.randbytes(chance.randint(1, 5000)) if method in {"POST", "PUT"} else b""
+            host = chance.choice(["www.example.com", "api.example.com:8080", "192.0.2.7"])
+            said.append(
+                (True, request(method, f"/{chance.randint(0, 99)}", body, Host=host, User_Agent=f"agent/{number % 3}"))
+            )
+            status = chance.choice([200, 200, 200, 204, 301, 304, 404, 500])
+            empty = method == "HEAD" or status in {204, 304}
+            content = b"" if empty else chance.randbytes(chance.randint(0, 9000))
+            if empty:
+                said.append((False, f"HTTP/1.1 {status} Words\r\nServer: x\r\n\r\n".encode()))
+            elif chance.random() < 0.4:
+                chunks = b"".join(
+                    b"%x\r\n%s\r\n" % (len(part), part) for part in (content[:700], content[700:]) if part
+                )
+                said.append(
+                    (False, b"HTTP/1.1 %d Words\r\nTransfer-Encoding: chunked\r\n\r\n%s0\r\n\r\n" % (status, chunks))
+                )
+            else:
+                said.append((False, response(status, content)))
+        if chance.random() < 0.2:
+            said.append((True, GET))
+        talks.append(
+            tcp_talk(
+                said,
+                client=f"10.0.1.{number % 7 + 1}",
+                client_port=40_000 + number,
+                server=SERVER,
+                server_port=port,
+                start_ns=NOON_NS + number * 7_000_123,
+                segment_size=chance.choice([300, 1400]),
+                farewell=chance.choice(["fin", "rst", "none"]),
+            )
+        )
+    return merged(*talks)
+
+
+@needs_tshark
+@pytest.mark.parametrize(("seed", "port"), [(0, 80), (1, 80), (2, 49_152)])
+def test_numbers_agree_with_tsharks_on_generated_captures(seed: int, port: int, tmp_path: Path) -> None:
+    path = write_pcap(Capture(browsing(seed, port=port)), tmp_path / "http.pcap")
+    found = agrees_with_tshark(path, [f"tcp.port=={port},http"])
+    assert found["reused_connections"] and found["unanswered"] and not found["malformed"] and not found["unasked"]
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_a_capture_says_the_same_whatever_its_format_and_link_layer(variant: str, tmp_path: Path) -> None:
+    capture = Capture(browsing(3))
+    plain, other = (
+        read(write_pcap(capture, tmp_path / "plain.pcap")),
+        read(VARIANTS[variant](capture, tmp_path / variant)),
+    )
+    for found in (plain, other):
+        found["coverage"] = None
+        for row in [found["times"], *found["slowest"], *(host["times"] for host in found["hosts"])]:
+            row.update({name: round(value, 1) for name, value in row.items() if isinstance(value, float)})
+        found["slowest"].sort(key=lambda row: (row["frame"], row["address"]))
+    assert other == plain
+
+
+def test_packets_lost_by_the_capture_cost_little(tmp_path: Path) -> None:
+    packets = browsing(5)
+    whole = read(write_pcap(Capture(packets), tmp_path / "whole.pcap"))
+    chance = random.Random(1)
+    kept = [packet for packet in packets if chance.random() > 0.02]
+    found = read(write_pcap(Capture(kept), tmp_path / "lossy.pcap"))
+    assert whole["requests"] * 0.85 <= found["requests"] <= whole["requests"]
+    assert found["answers_lost"] <= whole["requests"] * 0.15 and found["coverage"]["notes"]
+    short = read(write_pcap(cut(Capture(packets), 200), tmp_path / "short.pcap"))
+    # Bodies of known length are stepped over although they are not there; heads have to be.
+    assert short["requests"] >= whole["requests"] * 0.9 and short["bytes_up"] == pytest.approx(
+        whole["bytes_up"], rel=0.2
+    )
+
+
+# --- real servers, real clients, and the tool ------------------------------------------------------------------------
+
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log stderr; user root;
+events {{}}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; default_type text/plain;
+  server {{
+    listen 127.80.0.1:80; listen 127.80.0.1:8099; root {folder};
+    location = /moved {{ return 301 http://www.lab.test/index.txt?ticket=t0psecret; }}
+    location = /broken {{ return 503; }}
+    location = /private {{ auth_basic "lab"; auth_basic_user_file {folder}/users; }}
+    location = /take {{ client_max_body_size 1m; return 200 "taken"; }}
+  }}
+  server {{ listen 127.80.0.1:8098 http2; location / {{ return 200 "over http/2"; }} }}
+}}
+"""
+
+
+class OldServer(BaseHTTPRequestHandler):
+    """Answers as servers do that know no length: chunk by chunk, until the end of the connection, or not at all."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/silent":
+            self.close_connection = True
+            return
+        if self.path == "/slow":
+            time.sleep(0.3)
+        self.send_response(200)
+        if self.path == "/to-the-end":
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for part in (b"HTTP/1.1 500 as a body\r\n\r\n", b"x" * 20_000):
+            self.wfile.write(part if self.path == "/to-the-end" else b"%x\r\n%s\r\n" % (len(part), part))
+        if self.path != "/to-the-end":
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+@pytest.mark.lab
+@needs_lab
+@needs_tshark
+async def test_answers_without_a_length_and_requests_without_an_answer_are_read_from_real_traffic(
+    tmp_path: Path,
+) -> None:
+    server = ThreadingHTTPServer(("127.80.0.2", 0), OldServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.80.0.2:{server.server_port}"
+    try:
+        client = httpx.AsyncClient(base_url=f"http://{address}", trust_env=False)
+        async with recording(tmp_path / "old.pcap", "host 127.80.0.2"), client:
+            for path in ("/chunked", "/slow", "/chunked", "/to-the-end"):
+                assert len((await client.get(path)).content) == 20_026
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get("/silent")
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+    found = agrees_with_tshark(tmp_path / "old.pcap", [f"tcp.port=={server.server_port},http"])
+    assert (found["requests"], found["responses"], found["unanswered"], found["malformed"]) == (5, 4, 1, 0)
+    assert found["bytes_down"] == 4 * 20_026 and found["hosts"][0]["host"] == address
+    assert found["slowest"][0]["address"] == f"{address}/slow" and found["times"]["longest_ms"] >= 300
+
+
+@contextlib.asynccontextmanager
+async def nginx(folder: Path) -> AsyncIterator[None]:
+    """nginx on a loopback address of its own: HTTP/1 on 80 and 8099, clear-text HTTP/2 on 8098."""
+    (folder / "index.txt").write_text("hello\n" * 5000)
+    (folder / "users").write_text("joe:{PLAIN}hunter2-secret\n")
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
+    arguments = [find_program("nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", "stderr"]
+    process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                assert process.returncode is None, "nginx did not start"
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.80.0.1", 8098)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def curl(*arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec("curl", "-sS", "-o", "/dev/null", "--max-time", "20", *arguments)
+    assert await process.wait() == 0
+
+
+@pytest.mark.lab
+@needs_lab
+@needs_tshark
+async def test_what_was_really_asked_is_what_the_report_says(tmp_path: Path, perform: Perform) -> None:
+    folder = tmp_path / "nginx"
+    folder.mkdir()
+    async with nginx(folder), recording(tmp_path / "real.pcap", "host 127.80.0.1 and tcp"):
+        resolve = ["--connect-to", "::127.80.0.1:80", "-A", "lab/1.0"]
+        await curl(*resolve, "http://www.lab.test/index.txt", "-o", "/dev/null", "http://www.lab.test/missing")
+        await curl(*resolve, "http://www.lab.test/moved", "-I")
+        await curl(*resolve, "-u", "joe:hunter2-secret", "http://www.lab.test/private")
+        await curl(*resolve, "-d", "user=joe&password=pw-in-form", "http://www.lab.test/take?token=tok-9f8e7d6c")
+        await curl(*resolve, "-H", "Expect: 100-continue", "-T", str(folder / "index.txt"), "http://www.lab.test/take")
+        await curl("http://127.80.0.1:8099/broken", "-H", "Cookie: id=cookie-value-1")
+        async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+            for path in "ab":
+                assert (await client.get(f"http://127.80.0.1:8098/{path}")).text == "over http/2"
+        async with httpx.AsyncClient(base_url="http://127.80.0.1:8099", trust_env=False) as client:
+            for _ in range(5):
+                assert (await client.get("/index.txt")).status_code == 200
+    found = agrees_with_tshark(tmp_path / "real.pcap", ["tcp.port==8099,http", "tcp.port==8098,http2"])
+    assert found["requests"] == 14 and counted(found["methods"]) == {"GET": 11, "HEAD": 1, "POST": 1, "PUT": 1}
+    statuses = counted(found["statuses"])
+    assert (statuses["200"], statuses["404"], statuses["301"], statuses["503"]) == (10, 2, 1, 1)
+    assert (found["http2_connections"], found["unanswered"], found["open_at_end"]) == (1, 0, 0)
+    assert found["most_requests_per_connection"] == 5 and found["reused_connections"] == 3
+    assert ("authorization", ["joe"]) in [(row["kind"], row["users"]) for row in found["credentials"]]
+    assert found["redirects"][0]["location"] == "http://www.lab.test/index.txt?ticket=***"
+    told = json.dumps(found)
+    assert not [secret for secret in [*SECRETS, "t0psecret"] if secret in told]
+
+    store = CaptureStore(folder=tmp_path / "store")
+    store.write("real.pcap", (tmp_path / "real.pcap").read_bytes())
+    result = await perform(http_analyzer, {"capture": "real.pcap"}, store=store)
+    assert isinstance(result, HttpReport) and result.requests == 14 and result.worst() == "high"
+    assert "in clear text" in result.headline() and len(result.model_dump_json()) < 50_000
+    one = await perform(http_analyzer, {"capture": "real.pcap", "port": 8098}, store=store)
+    assert isinstance(one, HttpReport) and one.requests == 2 and one.versions[0].name == "HTTP/2"
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_a_live_capture_is_recorded_and_analyzed(tmp_path: Path, perform: Perform) -> None:
+    folder = tmp_path / "nginx"
+    folder.mkdir()
+    params = {"interface": "lo", "filter": "host 127.80.0.1", "port": 8099, "duration": 3}
+    async with nginx(folder):
+        report_ = asyncio.create_task(perform(http_analyzer, params))
+        while not report_.done():  # whenever it begins to listen
+            await curl("http://127.80.0.1:8099/index.txt")
+            await asyncio.sleep(0.2)
+        result = await report_
+    assert isinstance(result, HttpReport) and result.requests and result.hosts[0].host == "127.80.0.1:8099"
+
+
+async def test_what_is_no_capture_or_not_there_is_said(tmp_path: Path, perform: Perform) -> None:
+    store = CaptureStore(folder=tmp_path / "store")
+    store.write("words.txt", b"no capture at all, only words" * 10)
+    with pytest.raises(InvalidParameters, match="not a capture"):
+        await perform(http_analyzer, {"capture": "words.txt"}, store=store)
+    with pytest.raises(NotFound, match="no capture"):
+        await perform(http_analyzer, {"capture": "missing.pcap"}, store=store)
+    with pytest.raises(InvalidParameters, match="no-such"):
+        await perform(http_analyzer, {"interface": "no-such-interface", "port": 80}, store=store)
