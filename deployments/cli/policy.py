@@ -234,6 +234,19 @@ def allow_program(*names: str, site: str | None = None, remove: bool = False) ->
 
 
 @app.command
+def masscan(state: Literal["on", "off"], /, *, site: str | None = None) -> int:
+    """Say whether masscan may be used at all; it is off unless turned on.
+
+    Args:
+        state: on or off.
+        site: The site; default: this machine's.
+    """
+    policy = _change(site, lambda fields: fields.update(masscan=state == "on"))
+    say(f"masscan: {'on, within the allowed networks and the packet budget' if policy.masscan else 'off'}")
+    return 0
+
+
+@app.command
 def alert_to(*blocks: str) -> int:
     """Say who is told when a run fails, crashes or hangs, or no worker is left; no names: nobody.
 

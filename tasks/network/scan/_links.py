@@ -102,7 +102,7 @@ async def split(targets: Iterable[ipaddress.IPv4Network]) -> Split:
             rest = left
         for piece in sorted(rest):
             found.far[str(piece)] = "no interface of this machine has an address there"
-    routes = await _routes(_probe(link, piece) for link, piece in candidates if link.arp)
+    routes = await routes_to(_probe(link, piece) for link, piece in candidates if link.arp)
     for link, piece in candidates:
         elsewhere = _elsewhere(link, routes.get(_probe(link, piece)))
         if elsewhere:
@@ -118,7 +118,7 @@ def _probe(link: Link, network: ipaddress.IPv4Network) -> str:
     return next((str(address) for address in network if str(address) not in never), str(network.network_address))
 
 
-async def _routes(addresses: Iterable[str]) -> dict[str, dict[str, Any]]:
+async def routes_to(addresses: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Ask the kernel where it would send packets for each address; one process for all of them."""
     lines = [f"route get {address}" for address in addresses]
     if not lines:
