@@ -79,7 +79,7 @@ docs: install
 	@$(BIN)/python -m deployments.docs
 
 bench: install programs-test
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 test-live: install
 	@$(BIN)/python -m pytest tests/live $(ARGS)
