@@ -86,7 +86,7 @@ class Handshakes:
         acked = table["first_ack_ns"][:size] >= 0
         client = np.where(table["syn"][:size, 0] != 0, 0, 1)
         who = np.arange(size)
-        said = flags[who, client] | flags[who, 1 - client] & RST
+        said = flags[who, client] | flags[who, 1 - client]
         ending[opened & answered & ~acked & (said & (PSH | FIN) == 0)] = Ending.HALF_OPEN
         ending[opened & ~answered & (flags[who, 1 - client] & RST != 0)] = Ending.REFUSED
         ending[opened & ~answered & (flags[who, 1 - client] == 0)] = Ending.UNANSWERED
