@@ -82,7 +82,9 @@ bench: install programs-test
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 test-live: install
-	@$(BIN)/python -m pytest tests/live $(ARGS)
+	@$(BIN)/python -m pytest tests/live $(ARGS) || { status=$$?; \
+	  test $$status -eq 5 && echo "Nothing was tested: name a service first, such as SIGNALBOX_LIVE_TARGET=192.168.1.1 (docs/testing.md)." >&2; \
+	  test $$status -eq 5; }
 
 clean:
 	@if test -x $(BIN)/signalbox; then $(BIN)/signalbox down || true; fi

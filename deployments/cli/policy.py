@@ -203,14 +203,15 @@ def rate(packets_per_second: int, /, *, host: int | None = None, site: str | Non
 
     Args:
         packets_per_second: Packets per second of the whole site.
-        host: Packets per second to any one host; 0 for no cap (laboratories only).
+        host: Packets per second to any one host, at most the site's; 0 for no cap (laboratories only). It stays as it is, or goes
+            down with the site's.
         site: The site; default: this machine's.
     """
 
     def edit(fields: dict[str, Any]) -> None:
         fields["packets_per_second"] = packets_per_second
-        if host is not None:
-            fields["host_packets_per_second"] = host
+        cap = min(fields["host_packets_per_second"], packets_per_second)
+        fields["host_packets_per_second"] = cap if host is None else host
 
     policy = _change(site, edit)
     say(
