@@ -172,8 +172,9 @@ class SshStream:
         head = side.head
         end = head.find(b"\n")
         if end < 0:
-            # The longest line the RFC allows; servers' other lines may be longer, so be lenient.
-            side.lost = len(head) > _MOST_BEFORE_BANNER
+            if len(head) > _MOST_BEFORE_BANNER:
+                side.lost = True
+                head.clear()
             return False
         line = bytes(head[:end]).rstrip(b"\r")
         del head[: end + 1]
@@ -195,6 +196,7 @@ class SshStream:
         padding = head[4]
         if not 2 <= size <= _LONGEST_PACKET or padding >= size:
             side.lost = self.malformed = True
+            head.clear()
             return False
         if size > _LONGEST_CLEAR:
             side.skip = max(0, 4 + size - len(head))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tasks.network.analyze import _quic as quic
@@ -284,8 +284,8 @@ def _certificates(book: Book, top: int, now: datetime) -> list[dict[str, Any]]:
                 "serial": certificate.serial,
                 "not_before": certificate.not_before,
                 "not_after": ends,
-                "days_left_at_capture": (ends - seen_at).days if ends else None,
-                "days_left_now": (ends - now).days if ends else None,
+                "days_left_at_capture": _days(ends - seen_at) if ends else None,
+                "days_left_now": _days(ends - now) if ends else None,
                 "key": certificate.key,
                 "signature": certificate.signature,
                 "self_issued": certificate.self_issued,
@@ -296,6 +296,11 @@ def _certificates(book: Book, top: int, now: datetime) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _days(left: timedelta) -> int:
+    """Whole days; minus one is the day after the last."""
+    return int(left / timedelta(days=1))
 
 
 def _newest(book: Book, top: int) -> list[Session]:
