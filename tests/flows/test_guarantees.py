@@ -310,3 +310,13 @@ def test_a_tool_run_on_the_command_line_says_what_failed_and_shows_no_traceback(
     assert done.returncode == 4, done.stderr
     assert "999999999" in done.stderr and "Traceback" not in done.stderr
     assert str(ROOT) not in done.stderr
+
+
+def test_a_budget_below_the_cap_of_one_host_takes_the_cap_along(stack: Stack) -> None:
+    before = stack.cli_json("policy", "show")
+    try:
+        assert "20 for the site, 20 per host" in stack.cli("policy", "rate", "20").stdout
+        refused = stack.cli("policy", "rate", "20", "--host", "21")
+        assert refused.returncode == 2 and "more than the whole site's" in refused.stderr
+    finally:
+        stack.cli("policy", "rate", str(before["packets_per_second"]), "--host", str(before["host_packets_per_second"]))
