@@ -164,6 +164,9 @@ async def test_host_port_and_filter_narrow_the_search(search: Search) -> None:
         1,
         4,
     ]
+    tagged = [m.frame for m in (await search(as_vlan(Capture(packets)), "needle", host="10.0.0.3")).matches]
+    assert tagged == [3]
+    assert (await search(as_raw_ip(Capture(packets)), "needle", host="10.0.0.3")).complete
     # A pattern that is also a filter stays a pattern.
     assert (await search(packets, "udp")).found == 0
 
@@ -366,7 +369,8 @@ async def test_random_packets_do_no_harm(search: Search) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="capturing needs CAP_NET_RAW")
-async def test_live_traffic_is_captured_and_searched(perform: Perform, store: CaptureStore) -> None:
+@pytest.mark.parametrize("interface", ["lo", "any"])
+async def test_live_traffic_is_captured_and_searched(perform: Perform, store: CaptureStore, interface: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"HTTP/1.0 503 Busy\r\nSet-Cookie: id=hunter2\r\n\r\n")
@@ -386,8 +390,8 @@ async def test_live_traffic_is_captured_and_searched(perform: Perform, store: Ca
 
     asking = asyncio.create_task(ask())
     try:
-        asked = {"interface": "lo", "port": port, "packets": 60, "duration": 20, "pattern": r"^HTTP/1\.0 5\d\d"}
-        result = await perform(ngrep, asked, store=store)
+        asked = {"interface": interface, "port": port, "packets": 60, "duration": 20, "pattern": r"^HTTP/1\.0 5\d\d"}
+        result = await perform(ngrep, asked, store=store, policy=ProbePolicy(capture_interfaces=["lo", "any"]))
     finally:
         asking.cancel()
         server.close()

@@ -27,6 +27,7 @@ from tasks.core import process
 from tasks.core.errors import Busy, Conflict, InvalidParameters, MissingProgram, Refused
 from tasks.network.capture._sink import PcapSink
 from tasks.network.capture.tcpdump import Tcpdump, TcpdumpResult, tcpdump
+from tasks.network.scan._privilege import HOW_TO_GET_IT
 from tests.lab.network import CISCO, Lab, needs_lab, processes_of
 
 Perform = Callable[..., Awaitable[Any]]
@@ -220,6 +221,20 @@ async def test_a_ring_keeps_the_latest_packets_within_its_size(
     assert len(lines) == result.captured
     assert lines == sorted(lines)  # they begin with their time
     assert store.usage() == result.size_bytes
+
+
+@needs_tcpdump
+@live
+async def test_all_interfaces_at_once_are_captured_where_policy_names_any(
+    perform: Perform, store: CaptureStore, port: int
+) -> None:
+    policy = ProbePolicy(capture_interfaces=["any"])
+    asked = {"interface": "any", "filter": f"udp port {port}", "packets": 5, "duration": 30}
+    result = await perform(tcpdump, asked, store=store, policy=policy)
+    assert result.captured == 5 and result.link_type == "LINUX_SLL2"
+    assert len(read_back(store.path(result.files[0].name))) == 5
+    with pytest.raises(InvalidParameters, match="is wrong"):
+        await perform(tcpdump, {**asked, "filter": "ether host 00:11:22:33:44:55"}, store=store, policy=policy)
 
 
 @needs_tcpdump
@@ -422,7 +437,7 @@ async def test_without_the_privilege_it_says_how_to_get_it(tmp_path: Path, port:
         capture_output=True, text=True, check=False, cwd=root(), env={"HOME": str(folder), "PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert refused.stdout.startswith("MissingProgram Capturing needs CAP_NET_RAW"), refused
-    assert "setpriv" in refused.stdout
+    assert HOW_TO_GET_IT in refused.stdout
     both = ["--inh-caps=+dac_read_search,+net_raw", "--ambient-caps=+dac_read_search,+net_raw"]
     allowed = await asyncio.to_thread(
         subprocess.run,

@@ -10,7 +10,7 @@ import random
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -298,18 +298,23 @@ async def test_an_empty_capture_and_random_packets_do_no_harm(reassemble: Reasse
     assert result.kept == result.found - result.left_out
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
-async def test_tcpflow_has_no_privileges(perform: Perform, store: CaptureStore, tmp_path: Path) -> None:
-    """A stand-in that says who it is, found before the real one."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
-        folder = Path(name)  # the test's own folders are closed to other accounts
+@pytest.fixture
+def impostor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A tcpflow found before the real one, which says who it is and fails."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # a test's own folders are closed to other accounts
+        folder = Path(name)
         folder.chmod(0o755)
         (folder / "tcpflow").write_text("#!/bin/sh\nid -u >&2; grep CapEff /proc/self/status >&2; exit 3\n")
         (folder / "tcpflow").chmod(0o755)
-        store.write("c.pcap", write_pcap(Capture(TRAFFIC), tmp_path / "x").read_bytes())
-        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-        with pytest.raises(CommandFailed, match="65534; CapEff: 0000000000000000"):
-            await perform(tcpflow, {"capture": "c.pcap"}, store=store)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+@pytest.mark.usefixtures("impostor")
+async def test_tcpflow_has_no_privileges(reassemble: Reassemble) -> None:
+    with pytest.raises(CommandFailed, match="65534; CapEff: 0000000000000000"):
+        await reassemble(TRAFFIC)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="capturing needs CAP_NET_RAW")
