@@ -270,7 +270,9 @@ class ServerThread:
         for key in [key for key in self._open if namespace in {None, key[0]} and port in {None, key[1]}]:
             self._open.pop(key).close()
             for transport in self._transports.pop(key, ()):
-                transport.abort()
+                # asyncio's transport falls over an abort after a close that had to wait for unsent bytes: it has no loop any more.
+                with contextlib.suppress(AttributeError):
+                    transport.abort()
 
     def close(self) -> None:
         """Stop everything and end the thread."""

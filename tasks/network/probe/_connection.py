@@ -34,45 +34,66 @@ MOST_ADDRESSES = 4
 _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Pace:
-    """What one host may be sent: within the site's share of the budget and within the host's own cap.
+class Till:
+    """Where all hosts of a run pay for packets, one after the other.
+
+    Each pays for all it is about to send before the next one's turn. If payments of many mixed, all would be done at about the same
+    time, and would send at the same time what was paid for over seconds.
 
     Args:
-        site: The pacer of the run.
+        pacer: The run's share of the site's budget.
+    """
+
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
+        self._turn = asyncio.Lock()
+
+    async def pay(self, packets: int) -> None:
+        """Wait until that many packets may be sent."""
+        async with self._turn:
+            for _ in range(packets):
+                await self._pacer.wait()
+
+
+class Pace:
+    """What one host may be sent: within the run's share of the budget and within the host's own cap.
+
+    Args:
+        till: The run's till.
         host_packets_per_second: Cap of the host; 0 for none.
 
     Attributes:
         turn: Held by who talks to the host, so that it has one connection of ours at a time.
     """
 
-    def __init__(self, site: Pacer, host_packets_per_second: float) -> None:
+    def __init__(self, till: Till, host_packets_per_second: float) -> None:
         self.turn = asyncio.Lock()
-        self._site = site
+        self._till = till
         self._host = Pacer(host_packets_per_second) if host_packets_per_second else None
 
     async def pay(self, packets: int) -> None:
         """Wait until that many packets may be sent."""
-        for _ in range(packets):
-            if self._host is not None:
+        if self._host is not None:
+            for _ in range(packets):
                 await self._host.wait()
-            await self._site.wait()
+        await self._till.pay(packets)
 
 
 class Paces:
     """The pace of every host: names that lead to the same address share one.
 
     Args:
-        site: The pacer of the run.
+        pacer: The run's share of the site's budget.
         host_packets_per_second: Cap of each host; 0 for none.
     """
 
-    def __init__(self, site: Pacer, host_packets_per_second: float) -> None:
-        self._site, self._rate = site, host_packets_per_second
+    def __init__(self, pacer: Pacer, host_packets_per_second: float) -> None:
+        self._till, self._rate = Till(pacer), host_packets_per_second
         self._made: dict[str, Pace] = {}
 
     def of(self, address: str) -> Pace:
         """The pace of the host at this address."""
-        return self._made.setdefault(address, Pace(self._site, self._rate))
+        return self._made.setdefault(address, Pace(self._till, self._rate))
 
 
 class Patience:

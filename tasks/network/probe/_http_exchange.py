@@ -25,8 +25,8 @@ from tasks.network.probe._tls_hello import alert_name
 from tasks.network.probe._verification import blind_context, offer, tolerate_old, trusting_context, why_untrusted
 from tasks.network.probe._web_address import host_of, port_of
 
-EXCHANGE_PACKETS = 16
-"""Packets paid for in advance: TLS, the request and the first bytes of the answer."""
+EXCHANGE_PACKETS, TLS_PACKETS = 3, 8
+"""Packets paid for in advance, so that steps are measured without our own waiting: the request and a short answer; TLS before it."""
 _MARGIN_BYTES = 64 << 10
 
 
@@ -166,9 +166,10 @@ async def _open(
 ) -> tuple[Connection, float | None, str | None]:
     """Connect, with TLS for https; when a certificate need not hold, once more without looking if it does not."""
     distrust = None
+    deposit = EXCHANGE_PACKETS + (TLS_PACKETS if url.scheme == "https" else 0)
     for verify in (True, False):
         try:
-            connection = await connect(addresses, port_of(url), pace=pace, patience=patience, deposit=EXCHANGE_PACKETS)
+            connection = await connect(addresses, port_of(url), pace=pace, patience=patience, deposit=deposit)
         except OSError as error:  # TimeoutError is one
             _no_connection(error, place, url)
         if url.scheme != "https":

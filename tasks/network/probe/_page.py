@@ -20,7 +20,7 @@ def text_of(body: bytes, content_type: str) -> str:
 def title_of(text: str) -> str | None:
     r"""The title of an HTML page, on one line.
 
-    >>> title_of("<html><head><TITLE lang=en>AXIS&nbsp;P1448\\n</TITLE>")
+    >>> title_of("<html><head><TITLE lang=en>AXIS&nbsp;P1448\n</TITLE>")
     'AXIS P1448'
     """
     # Bounded repeats, and nothing to go back to: linear in the page.

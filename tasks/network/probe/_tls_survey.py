@@ -27,7 +27,7 @@ from tasks.network.probe._verification import (
     why_untrusted,
 )
 
-HANDSHAKE_PACKETS, FLIGHT_PACKETS = 12, 6
+HANDSHAKE_PACKETS, FLIGHT_PACKETS = 10, 3
 """Packets paid for in advance: a whole handshake, and a ClientHello with the first bytes of its answer."""
 
 _NEWEST_FIRST = tuple(reversed(list(Version)))

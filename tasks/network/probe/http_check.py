@@ -18,7 +18,7 @@ from tasks.core.run import current_run
 from tasks.core.tool import tool
 from tasks.network.probe._certificate import Authorities
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES, Paces
-from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, Terms
+from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, TLS_PACKETS, Terms
 from tasks.network.probe._sparing import spare
 from tasks.network.probe._web_address import Urls, host_of, port_of, shown
 from tasks.network.probe._web_check import Check, Expectations, Found, Pattern
@@ -170,7 +170,7 @@ class HttpCheck(SiteParams):
     def deadline(self) -> float:
         count = Counter(map(host_of, self.parsed()))
         silent = (-(-len(count) // IN_FLIGHT) + max(count.values()) - 1) * self.timeout
-        packets = 2 * (OPENING_PACKETS + EXCHANGE_PACKETS) + self.max_bytes // SEGMENT_BYTES
+        packets = 2 * (OPENING_PACKETS + EXCHANGE_PACKETS + TLS_PACKETS) + self.max_bytes // SEGMENT_BYTES
         paced = len(self.urls) * packets / self.scope().least_packets_per_second
         return min(TIMEOUT_SECONDS, silent + paced + 15 + REPORTING_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import socket
 import struct
 import time
@@ -13,11 +14,14 @@ import pytest
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
 from tasks.core.errors import InvalidParameters, NotFound, Refused
+from tasks.core.rate import Pacer
 from tasks.core.redact import json_size
 from tasks.network.probe import _web_check
 from tasks.network.probe import http_check as module
+from tasks.network.probe._connection import Pace, Paces, Patience, connect
 from tasks.network.probe.http_check import CheckedUrl, HttpCheck, HttpCheckResult, http_check
 from tests.lab.http_endpoints import HttpEndpoint, Reply
+from tests.lab.network import DELL, Lab, http, needs_lab
 from tests.lab.tls_servers import Pki, openssl_server, tcp_server
 from tests.lab.web_servers import Web, nginx
 
@@ -527,3 +531,54 @@ async def test_many_urls_keep_an_outcome_each_and_put_the_whole_into_the_store(p
     assert len(whole.checks) == 256 and json_size(result.model_dump(mode="json")) < json_size(
         whole.model_dump(mode="json")
     )
+
+
+# --- a network --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_what_we_send_stays_within_the_budget(perform):
+    async with Lab() as lab:
+        big = await lab.add("big", 10, f"{DELL}:00:00:10", services=[http(title="Camera")])
+        await lab.answer_prefix(big, lab.prefix(24))
+        hosts = [str(address) for address in list(ipaddress.ip_network(lab.prefix(24)).hosts())[:50]]
+        policy = ProbePolicy(allow=[lab.prefix(24)], packets_per_second=40, host_packets_per_second=0)
+        async with lab.counting("tcp") as sent:
+            result = await perform(http_check, {"urls": [f"http://{host}/" for host in hosts]}, policy=policy)
+    assert all(entry.state == "ok" and entry.title == "Camera" for entry in result.checks)
+    assert sent.total > 200 >= sent.worst(seconds=5)
+
+
+async def test_what_arrives_is_paid_for_too(monkeypatch):
+    paid: list[int] = []
+
+    async def pay(self: Pace, packets: int) -> None:
+        paid.append(packets)
+
+    monkeypatch.setattr(Pace, "pay", pay)
+    with tcp_server(answering(b"x" * 300_000)) as server:
+        connection = await connect(
+            ["127.0.0.1"], server.port, pace=Paces(Pacer(10), 0).of("127.0.0.1"), patience=Patience(10), deposit=3
+        )
+        await connection.send(b"y" * 5000)
+        while await connection.receive():
+            pass
+        await connection.aclose()
+    assert sum(paid) >= 4 + 3 + (300_000 + 5000) / 1448 - 3 - 16
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_a_host_that_is_not_there_is_unreachable_and_the_others_are_not_held_up(perform):
+    async with Lab() as lab:
+        await lab.add("web", 10, f"{DELL}:00:00:10", services=[http(title="Intranet")])
+        await lab.add("wall", 11, f"{DELL}:00:00:11")
+        await lab.firewall("wall")
+        urls = [f"http://{lab.first.address(number)}/" for number in (10, 11, 99)]
+        policy = ProbePolicy(allow=["10.0.0.0/8"], host_packets_per_second=0)
+        result = await perform(http_check, {"urls": urls, "timeout": 4}, policy=policy)
+    web, wall, absent = result.checks
+    assert web.state == "ok" and web.title == "Intranet"
+    assert wall.state == "unreachable" and "does not take the connection in time" in wall.reason
+    assert absent.state == "unreachable" and result.reached()

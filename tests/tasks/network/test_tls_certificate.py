@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
+from deployments.demo.servers import https
 from tasks.core.errors import InvalidParameters, NotFound, Refused
 from tasks.core.redact import json_size
 from tasks.core.run import FixedWiring, ToolRun, running, wired
@@ -32,6 +34,7 @@ from tasks.network.probe._sparing import spare
 from tasks.network.probe._tls_hello import Flight, NotTls, Version, client_hello
 from tasks.network.probe.tls_certificate import TlsCertificate, TlsCertificateResult, TlsHost, tls_certificate
 from tests.lab.mail_server import MailServerLab
+from tests.lab.network import DELL, Lab, needs_lab
 from tests.lab.tls_servers import Pki, openssl_server, s_client, sslv3_server, talking, tcp_server
 
 QUICK = ProbePolicy(host_packets_per_second=0, packets_per_second=100_000)
@@ -614,3 +617,22 @@ def test_an_endless_flight_is_given_up():
     flight.feed(warnings * 30_000)
     with pytest.raises(NotTls, match="does not end"):
         flight.feed(warnings * 30_000)
+
+
+# --- a network --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_what_we_send_stays_within_the_budget(perform, pki, tmp_path):
+    secure = https(pki.server("*.cameras.example").context(tmp_path))
+    async with Lab() as lab:
+        big = await lab.add("big", 10, f"{DELL}:00:00:10", services=[secure])
+        await lab.answer_prefix(big, lab.prefix(24))
+        targets = [str(address) for address in list(ipaddress.ip_network(lab.prefix(24)).hosts())[:9]]
+        policy = ProbePolicy(allow=[lab.prefix(24)], packets_per_second=50, host_packets_per_second=0)
+        given = {"targets": targets, "server_name": "one.cameras.example", "ca": pki.pem}
+        async with lab.counting("tcp") as sent:
+            result = await perform(tls_certificate, given, policy=policy)
+    assert all(host.valid and host.versions == ["TLSv1.3", "TLSv1.2"] for host in result.hosts)
+    assert sent.total > 250 >= sent.worst(seconds=5)
