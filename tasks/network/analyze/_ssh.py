@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_streams
+from tasks.network.analyze._fitting import fit
 from tasks.network.analyze._report import gravest_first
 from tasks.network.analyze._ssh_book import Session, SshBook
 from tasks.network.analyze._ssh_stream import SshStream
@@ -31,8 +32,9 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
 
     read_streams(path, selection, STREAMS, begin, counts)
     book.finish()
-    counts.notes += _notes(book)
-    return {**report(book, top), "coverage": counts.coverage()}
+    made = report(book, top)
+    counts.notes += _notes(book) + fit(made)
+    return {**made, "coverage": counts.coverage()}
 
 
 def _notes(book: SshBook) -> list[str]:

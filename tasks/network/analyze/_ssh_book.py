@@ -344,10 +344,11 @@ class SshBook:
         for (client, server), guessing in self._guessing:
             if not guessing.sessions:
                 continue
-            seconds = (guessing.last_ns - guessing.first_ns) / 1e9
-            code = "ssh.brute-force" if guessing.alarmed else "ssh.refused-login"
-            said = (say.brute_force if guessing.alarmed else say.refused)(
-                client, server, guessing.sessions, guessing.attempts, seconds
-            )
+            if guessing.alarmed:
+                seconds = (guessing.last_ns - guessing.first_ns) / 1e9
+                said = say.brute_force(client, server, guessing.sessions, guessing.attempts, seconds)
+                code, subject = "ssh.brute-force", (client, server)
+            else:
+                said, code, subject = say.refused(server), "ssh.refused-login", ("", server)
             for frame in guessing.frames:
-                self.findings.add(code, (client, server), frame, lambda said=said: said)  # type: ignore[misc]
+                self.findings.add(code, subject, frame, lambda said=said: said)  # type: ignore[misc]

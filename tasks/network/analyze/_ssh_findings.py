@@ -135,12 +135,12 @@ def brute_force(client: str, server: str, sessions: int, attempts: int, seconds:
     )
 
 
-def refused(client: str, server: str, sessions: int, attempts: int, seconds: float) -> Said:
+def refused(server: str) -> Said:
     return (
         Severity.INFO,
-        f"{server} refused about {attempts} attempts of {client} to log in, in {sessions} connection{'s'[: sessions != 1]}.",
-        "Read from sizes and times, for the login itself is encrypted. A typing error, or an account that is gone.",
-        "Nothing, unless it goes on.",
+        f"{server} refused logins, now and then.",
+        "Read from sizes and times, for the login itself is encrypted. Typing errors, or accounts that are gone.",
+        "Nothing, unless it goes on; the table of clients says whose they were.",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.network.analyze import _quic as quic
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_datagrams, read_streams
+from tasks.network.analyze._fitting import fit
 from tasks.network.analyze._quic_tracker import QuicTracker, looks_interesting
 from tasks.network.analyze._report import gravest_first
 from tasks.network.analyze._tls_book import Book
@@ -132,8 +133,9 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
     tracker.finish(counts.last_ns or 0)
     # Both passes saw all packets; what they say about them is the same, apart from what they looked into.
     counts.analyzed += datagrams.analyzed
-    counts.notes = [*dict.fromkeys(counts.notes + datagrams.notes), *_notes(book, tracker)]
-    return {**report(book, tracker, top, now), "coverage": counts.coverage()}
+    made = report(book, tracker, top, now)
+    counts.notes = [*dict.fromkeys(counts.notes + datagrams.notes), *_notes(book, tracker), *fit(made)]
+    return {**made, "coverage": counts.coverage()}
 
 
 def _notes(book: Book, tracker: QuicTracker) -> list[str]:

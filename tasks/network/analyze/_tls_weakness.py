@@ -80,7 +80,7 @@ def weaknesses(code: int) -> tuple[Weakness, ...]:
         reasons.append(_TRIPLE_DES)
     if cipher.endswith("_MD5"):
         reasons.append(_MD5)
-    if not re.match(r"(EC)?DHE_|(EC)?DH_anon|PSK_DHE|ECCPWD|ECJPAKE|SRP|GOST", exchange):
+    if not re.match(r"(EC)?DHE_|(EC)?DH_anon|PSK_DHE|ECCPWD|ECJPAKE|SRP|GOSTR", exchange):
         reasons.append(_NO_FORWARD_SECRECY)
     if "_CBC" in cipher and re.search(r"_SHA(256|384)?$", cipher):
         reasons.append(_CBC)

@@ -231,8 +231,8 @@ def test_terrapin_is_found_where_a_side_does_not_prevent_it(
     client: tuple[str, str, str, str], server: tuple[str, str, str, str], finding: str | None, tmp_path: Path
 ) -> None:
     report = read(talk(opening(client, server)), tmp_path)
-    whats = [found.what for found in report["findings"] if found.code == "ssh.terrapin"]
-    assert [finding in what for what in whats] == ([True] if finding else [])
+    sentences = [found.what for found in report["findings"] if found.code == "ssh.terrapin"]
+    assert [finding in what for what in sentences] == ([True] if finding else [])
 
 
 def test_two_host_keys_of_one_server_are_found(tmp_path: Path) -> None:

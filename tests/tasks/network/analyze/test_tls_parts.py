@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.network.analyze import _quic as quic
+from tasks.network.analyze._fitting import MOST_BYTES, fit
 from tasks.network.analyze._ja import ja3, ja3_text, ja3s, ja4
 from tasks.network.analyze._quic_tracker import QuicTracker
 from tasks.network.analyze._streams import StreamInfo
@@ -330,3 +331,43 @@ def test_a_long_encrypted_stream_is_passed_over_without_being_kept() -> None:
     for number in range(2000):
         conversation.data(False, segment, number, number)
     assert conversation._stream is not None and conversation._stream.over
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.lists(st.text(max_size=300), max_size=200), min_size=1),
+    st.integers(0, 20_000),
+)
+def test_a_report_is_shortened_from_the_ends_of_its_tables_until_it_fits(
+    tables: dict[str, list[str]], most: int
+) -> None:
+    made = {name: list(rows) for name, rows in tables.items()}
+    notes = fit(made, most)
+    assert all(tables[name][: len(rows)] == rows for name, rows in made.items())
+    size = sum(
+        len(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")) + 2
+        for rows in made.values()
+        for row in rows
+    )
+    assert size <= most or not any(made.values())
+    gone = sum(len(tables[name]) - len(rows) for name, rows in made.items())
+    assert bool(notes) == bool(gone)
+
+
+def test_the_largest_report_fits_into_the_ledger() -> None:
+    book = Book(NOW)
+    for number in range(400):
+        name = f"{number:03}." + ".".join(["a" * 60] * 4)
+        talk = (
+            handshake(client_context(newest=ssl.TLSVersion.TLSv1_2), server_context(CERTIFICATE), name)
+            if not number % 40
+            else TALKS[0]
+        )
+        conversation = Conversation(StreamInfo(0, f"10.0.{number}.1", 5000, f"10.1.{number}.2", 443, 0, True), book)
+        for step, (side, data) in enumerate(talk):
+            conversation.data(side, data, step, step + 1)
+        conversation.end("fin", 9, 9)
+    made = report(book, QuicTracker(book), 200, NOW)
+    notes = fit(made)
+    assert "findings" in notes[0] and "sessions" in notes[0]
+    dumped = {**made, "findings": [finding.model_dump() for finding in made["findings"]]}
+    assert 40_000 < len(json.dumps(dumped, default=str, ensure_ascii=False)) <= MOST_BYTES
