@@ -198,11 +198,8 @@ class HttpStream:
         request = traffic.request(
             head, self.client, self.server, self.server_port, side.start_frame, side.start_ns, version=f"HTTP/1.{head.minor}"
         )  # fmt: skip
-        if self._pending:
-            if self._server.mode == LOST:
-                self._forget_lost_answers(keep=0)
-            elif self._server.mode == HEAD and not self._server.buffer:
-                traffic.pipelined += 1
+        if self._pending and self._server.mode == HEAD and not self._server.buffer:
+            traffic.pipelined += 1
         if len(self._pending) < MOST_PIPELINED:
             self._pending.append(request)
         if head.chunked:

@@ -294,6 +294,17 @@ def test_other_udp_is_not_taken_for_dns() -> None:
     others.append(b"\0\x01netascii.txt\0octet\0")  # TFTP
     others.append(b"INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP x")
     others.append(bytes.fromhex("302902010104067075626c6963a01c") + bytes(30))  # SNMP
+    query = ask("www.example.com")
+    for place, value in (
+        (3, 0x40),
+        (2, 0x05),
+        (3, 0x03),
+        (5, 2),
+        (7, 1),
+        (11, 9),
+        (2, 0x79),
+    ):  # flags and counts no query has
+        others.append(query[:place] + bytes([value]) + query[place + 1 :])
     assert not any(map(looks_like_dns, others))
 
 
@@ -389,6 +400,14 @@ def test_a_tunnel_is_found_by_its_names() -> None:
         wire.answer(answer(query))
     found = wire.codes()["dns.tunnel"]
     assert found["severity"] == "high" and "evil.example" in str(found["what"]) and found["count"] == 120
+    for sign in (
+        "characters long on average",
+        "bits of entropy",
+        "TXT, NULL",
+        "asked for only once",
+        "labels of up to 55",
+    ):
+        assert sign in str(found["what"])
 
 
 def test_honest_traffic_is_no_tunnel() -> None:

@@ -291,6 +291,7 @@ def test_http2_is_recognised_and_its_requests_are_read() -> None:
         pair.server.send_data(stream, b"y" * 50)
         pair.server.send_headers(stream, [("grpc-status", "0")], end_stream=True)
         pair.exchange()
+    assert wire.stream._h2 is not None and not wire.stream._h2._streams, "what is answered is let go"
     traffic = wire.end()
     assert (traffic.http2_connections, traffic.connections, traffic.requests, traffic.responses) == (1, 1, 3, 3)
     assert traffic.statuses == {200: 1, 404: 1, 500: 1} and traffic.versions == {"HTTP/2": 3}
@@ -318,6 +319,34 @@ def test_http2_after_an_upgrade_keeps_the_first_request() -> None:
     traffic = wire.end()
     assert (traffic.requests, traffic.statuses, traffic.unanswered) == (1, {101: 1, 503: 1}, 0)
     assert traffic.hosts["www.example.com"].server_errors == 1
+
+
+@pytest.mark.parametrize(("missing", "requests", "lost"), [(5_000, 2, 0), (9_500, 2, 2)])
+def test_in_http2_a_gap_inside_a_body_costs_nothing_and_one_beyond_it_the_rest(
+    missing: int, requests: int, lost: int
+) -> None:
+    wire = Wire()
+    pair = H2(wire)
+    pair.client.initiate_connection()
+    pair.server.initiate_connection()
+    pair.exchange()
+    for stream in (1, 3):
+        fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a.example"), (":path", f"/{stream}")]
+        pair.client.send_headers(stream, fields, end_stream=True)
+        pair.exchange()
+        pair.server.send_headers(stream, [(":status", "200")])
+        pair.server.send_data(stream, bytes(9_000), end_stream=True)
+        data = pair.server.data_to_send()
+        assert data is not None
+        cut_at = len(data) - 8_000 if stream == 1 else len(data)
+        wire.down(data[:cut_at])
+        if stream == 1:
+            wire.gap(False, missing)
+            wire.down(data[cut_at + missing :])
+        pair.client.receive_data(data)
+    traffic = wire.end()
+    assert (traffic.requests, traffic.responses, traffic.answers_lost) == (requests, 2 if not lost else 1, lost // 2)
+    assert traffic.unanswered == 0 and (lost or traffic.bytes_down == 18_000)
 
 
 @settings(max_examples=40, deadline=None)
