@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
+from flows._agents import CONTAINER_LINKS, observe_agents
+from flows._enrich import NOTHING_SAID, Said, certificate_hostnames, enrich
+from flows._names import Names
 from flows._scope import Plan, Shard
 from tasks.asset._observation import ObservedHost, ObservedService
 from tasks.core.errors import ToolError
@@ -18,14 +21,6 @@ from tasks.core.log import run_logger
 from tasks.core.models import FileRef, format_ports, parse_ports
 from tasks.core.process import find_program, run_command
 from tasks.core.run import wiring
-from tasks.network.probe.dns_lookup import (
-    MAX_NAMES,
-    DnsLookup,
-    DnsLookupResult,
-    DnsOutcome,
-    RecordType,
-    dns_lookup,
-)
 from tasks.network.scan.nmap import Nmap, NmapHost, NmapPort, NmapResult, nmap
 
 if TYPE_CHECKING:
@@ -36,14 +31,6 @@ Profile = Literal["quick", "standard", "deep"]
 DEEP_PORTS = 1000
 STANDARD_PORTS = 100
 DEEP_UDP_PORTS = "53,67,69,111,123,137-138,161-162,445,500,514,520,631,1434,1900,4500,5353"
-NAMES_FIRST = 8
-"""Names asked for before the rest of a shard's."""
-NAME_SECONDS = 2.0
-"""How long each answer of the resolver is awaited."""
-SILENCES = 2
-"""Shards in a row about which the resolver says nothing, before it is left alone for the rest of the run."""
-CONTAINER_LINKS = ("docker", "br-", "veth", "virbr", "cni", "flannel", "cali")
-"""Names of links that exist on this machine only: bridges and ends of containers and virtual machines."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +67,7 @@ class Sighting:
     os: str | None = None
     evidence: FileRef | None = None
     own_addresses: tuple[str, ...] = ()
+    said: Said = NOTHING_SAID
     notes: tuple[str, ...] = ()
 
 
@@ -107,15 +95,19 @@ async def scan_shard(
     names: Names,
     *,
     at_once: int = 1,
+    snmp: str | None = None,
     answered: Callable[[Iterable[str]], None] = lambda addresses: None,
 ) -> ShardResult:
     """Sweep a shard, then ask the live hosts only for ports, services and, in depth, their system; and for their names meanwhile.
+
+    At last, but for `quick`, they are asked what they say about themselves.
 
     Args:
         shard: What to scan.
         site: The site.
         profile: How much is asked.
         names: Where names come from.
+        snmp: Block with the site's SNMP credentials, if it has any.
         at_once: Shards scanned at the same time: each wishes for its part of the budget, else one takes all and the others wait.
         answered: Is told the addresses that answered the sweep, at once.
 
@@ -135,7 +127,26 @@ async def scan_shard(
         replace(sighting, hostnames=(*found.get(sighting.address, ()), *sighting.hostnames))
         for sighting in result.sightings
     ]
+    if profile != "quick" and named:
+        named = await _enriched(named, site, snmp, names)
     return replace(result, sightings=named)
+
+
+async def _enriched(sightings: list[Sighting], site: str, snmp: str | None, names: Names) -> list[Sighting]:
+    """Add what the hosts say about themselves."""
+    found = await enrich({sighting.address: sighting.services for sighting in sightings}, site, snmp)
+    nameless = certificate_hostnames(found.said, (sighting.address for sighting in sightings if sighting.hostnames))
+    leading = await names.leading_to(nameless)
+    told = [
+        replace(
+            sighting,
+            said=found.said.get(sighting.address, sighting.said),
+            hostnames=(*sighting.hostnames, *leading.get(sighting.address, ())),
+        )
+        for sighting in sightings
+    ]
+    told[0] = replace(told[0], notes=(*told[0].notes, *found.notes))
+    return told
 
 
 async def _ask_live(shard: Shard, site: str, profile: Profile, swept: NmapResult, rate: int) -> ShardResult:
@@ -247,8 +258,8 @@ def _service(port: NmapPort) -> SeenService:
 
 
 def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[ObservedHost]:
-    """Make observations of sightings; the name a host was asked by comes first."""
-    return [
+    """Make observations of sightings; the name a host was asked by comes first, and what its SNMP agent says is one more."""
+    hosts = [
         ObservedHost(
             address=sighting.address,
             method=sighting.method,
@@ -273,60 +284,14 @@ def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[Observ
             scanned_udp=sighting.scanned_udp,
             refused_tcp=sighting.refused_tcp,
             os=sighting.os,
+            ssh_host_keys=sighting.said.ssh_host_keys,
+            metadata=sighting.said.facts,
             evidence=sighting.evidence,
         )
         for sighting in sightings
     ]
-
-
-class Names:
-    """Names of addresses, from the system's resolver, which is no probe. A resolver that is silent costs seconds and the names only.
-
-    Args:
-        site: The site.
-        known: Addresses whose names are known already and not asked: this machine's own.
-    """
-
-    def __init__(self, site: str, known: Iterable[str] = ()) -> None:
-        self._site, self._known = site, frozenset(known)
-        self._silences = 0
-
-    async def of(self, addresses: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return the names of those addresses that have any."""
-        found: dict[str, tuple[str, ...]] = {}
-        wanted = [address for address in addresses if address not in self._known]
-        # A few first: where no answer comes for them, none is awaited for hundreds.
-        batches = [wanted[:NAMES_FIRST]] if wanted else []
-        batches += [wanted[at : at + MAX_NAMES] for at in range(NAMES_FIRST, len(wanted), MAX_NAMES)]
-        for number, batch in enumerate(batches):
-            if self._silences >= SILENCES:
-                break
-            params = DnsLookup(
-                names=batch, types=[RecordType.PTR], site=self._site, timeout=NAME_SECONDS, attempts=2 if number else 1
-            )
-            try:
-                # Not tried again: without a resolver there are no names, now or in some seconds.
-                answer: DnsLookupResult = await dns_lookup.spec.task.with_options(retries=0)(params)
-            except ToolError as problem:
-                self._silences = SILENCES
-                run_logger().warning("Names are not known: %s", problem)
-                break
-            if all(reply.outcome is DnsOutcome.TIMEOUT for reply in answer.answers):
-                self._silences += 1
-                run_logger().warning("The resolver says nothing about %s: names are not known", batch[0])
-                break
-            self._silences = 0
-            found |= names_of(answer)
-        return found
-
-
-def names_of(answer: DnsLookupResult) -> dict[str, tuple[str, ...]]:
-    """Return the PTR names of each address that has any."""
-    return {
-        reply.name: tuple(dict.fromkeys(record.data.rstrip(".").lower() for record in reply.records))
-        for reply in answer.answers
-        if reply.records
-    }
+    agents = {sighting.address: sighting.said.agent for sighting in sightings if sighting.said.agent is not None}
+    return [*hosts, *observe_agents(agents, site)]
 
 
 # --- this machine ----------------------------------------------------------------------------------------------------

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, task
@@ -27,9 +26,11 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.snmp import SnmpCredentials
 from flows import _digest, _notify
+from flows._flow_run import quietly, run_identity, skipped_late
+from flows._names import Names
 from flows._scan import (
-    Names,
     OwnAddress,
     ShardResult,
     Sighting,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
     from blocks.policy import ProbePolicy
 
-LATE_AFTER = timedelta(minutes=15)
 DEEP_ASKS_ABOVE = 256
 """Addresses of a `deep` discovery that go without `confirm_large`."""
 SHARDS_AT_ONCE = 2
@@ -135,6 +135,7 @@ async def discover(
     preview: bool = False,
     overlap: Literal["wait", "skip"] = "wait",
     confirm_large: bool = False,
+    snmp: str | None = None,
 ) -> Any:
     """Discover networks, bring the inventory up to date, and tell people what changed.
 
@@ -148,19 +149,18 @@ async def discover(
         preview: Probe and show the exact change set, but write nothing to the inventory and tell nobody.
         overlap: When another discovery scans one of these networks: wait for it, or skip this run.
         confirm_large: A deep discovery of more than 256 addresses needs this.
+        snmp: Block with the site's SNMP credentials, such as snmp/core: live hosts are asked who they are, which addresses are theirs,
+            and for serials. Without one SNMP is not spoken; communities are never guessed. Not with quick.
 
     Raises:
         InvalidParameters: A parameter is wrong; says which and what is right. Nothing was sent.
         Refused: Policy forbids it; says the rule. Nothing was sent.
     """
-    late = _lateness()
-    if late is not None and late > LATE_AFTER:
-        return Cancelled(
-            name="SkippedLate", message=f"Should have started {_in_words(late)} ago; the next run does the work."
-        )
+    if (skipped := skipped_late()) is not None:
+        return skipped
     try:
         report, result = await _discover(
-            targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large
+            targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large, snmp
         )
     except Overlapping as error:
         if overlap == "wait":
@@ -168,23 +168,6 @@ async def discover(
         # Skipped as asked is no failure: nobody need be woken by it.
         return Cancelled(name="SkippedOverlap", message=str(error))
     return _final_state(report, result)
-
-
-def _lateness() -> timedelta | None:
-    """How late a scheduled run is; None for a run that a person or a program asked for."""
-    from prefect.context import FlowRunContext
-
-    context = FlowRunContext.get()
-    run = context.flow_run if context is not None else None
-    if run is None or not run.auto_scheduled or run.expected_start_time is None:
-        return None
-    # Prefect's own kind of datetime gives its own kind of difference, which reads badly.
-    return timedelta(seconds=(datetime.now(UTC) - run.expected_start_time).total_seconds())
-
-
-def _in_words(late: timedelta) -> str:
-    hours, minutes = divmod(int(late.total_seconds()) // 60, 60)
-    return f"{count(hours, 'hour')} and {count(minutes, 'minute')}" if hours else count(minutes, "minute")
 
 
 def _final_state(report: _digest.Report, result: DiscoverResult) -> State[Any]:
@@ -210,17 +193,20 @@ async def _discover(
     preview: bool,
     overlap: str,
     confirm_large: bool,
+    snmp: str | None,
 ) -> tuple[_digest.Report, DiscoverResult]:
     started = time.monotonic()
     policy = await wiring().policy(site)
     plan = await plan_scope(targets, policy)
     await _notify.check_blocks(notify)
+    if snmp:
+        await wiring().block(snmp, SnmpCredentials)
     if profile == "deep" and plan.addresses > DEEP_ASKS_ABOVE and not confirm_large:
         raise Refused(
             f"A deep discovery of {plan.addresses} addresses takes long and touches much.",
             hint="If that is what you want: confirm_large (--yes).",
         )
-    run_id, url = _run_identity()
+    run_id, url = run_identity()
     run_logger().info(
         "Scope: %s in %s; %s",
         count(plan.addresses, "address", "addresses"),
@@ -230,7 +216,7 @@ async def _discover(
     own = await own_addresses()
     here = [item.address for item in own]
     async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"), watching(site, plan.asked, here) as watch:
-        outcomes = await _scan_all(plan, site, profile, Names(site, known=here), watch)
+        outcomes = await _scan_all(plan, site, profile, Names(site, known=here), watch, snmp)
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
     sightings = add_own(sightings, own, plan.shards)
     enriched = observe(sightings, plan, site)
@@ -269,17 +255,6 @@ async def _discover(
     return report, _result(report, deliveries, run_id)
 
 
-def _run_identity() -> tuple[str, str | None]:
-    from uuid import uuid4
-
-    from prefect.runtime import flow_run
-    from prefect.settings import get_current_settings
-
-    run_id = str(flow_run.id or uuid4())
-    ui = get_current_settings().ui_url
-    return run_id, f"{ui}/runs/flow-run/{run_id}?tab=Artifacts" if ui and flow_run.id else None
-
-
 def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
     from tasks.network.scan.nmap import predict
 
@@ -287,7 +262,9 @@ def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
     return f"the sweep sends at most {cost.packets} packets in about {cost.seconds:.0f} s"
 
 
-async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names, watch: Watch) -> list[_Outcome]:
+async def _scan_all(
+    plan: Plan, site: str, profile: Profile, names: Names, watch: Watch, snmp: str | None
+) -> list[_Outcome]:
     """Scan every shard, two at a time; a failure costs its shard."""
     places = asyncio.Semaphore(SHARDS_AT_ONCE)
     done = 0
@@ -298,9 +275,10 @@ async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names, watch
     async def one(shard: Shard) -> _Outcome:
         nonlocal done
         async with places:
-            outcome = await _scan_one(shard, site, profile, names, watch, min(SHARDS_AT_ONCE, len(plan.shards)))
+            at_once = min(SHARDS_AT_ONCE, len(plan.shards))
+            outcome = await _scan_one(shard, site, profile, names, watch, at_once, snmp)
         done += 1
-        await _quietly(
+        await quietly(
             aupdate_progress_artifact(
                 artifact_id=progress,
                 progress=100.0 * done / len(plan.shards),
@@ -312,10 +290,12 @@ async def _scan_all(plan: Plan, site: str, profile: Profile, names: Names, watch
     return list(await asyncio.gather(*(one(shard) for shard in plan.shards)))
 
 
-async def _scan_one(shard: Shard, site: str, profile: Profile, names: Names, watch: Watch, at_once: int) -> _Outcome:
+async def _scan_one(
+    shard: Shard, site: str, profile: Profile, names: Names, watch: Watch, at_once: int, snmp: str | None
+) -> _Outcome:
     def scan() -> Coroutine[Any, Any, ShardResult]:
         slower = at_once * watch.slowdown
-        return scan_shard(shard, site, profile, names, at_once=slower, answered=watch.suggest)
+        return scan_shard(shard, site, profile, names, at_once=slower, snmp=snmp, answered=watch.suggest)
 
     for attempt in range(1, SHARD_ATTEMPTS + 1):
         try:
@@ -415,7 +395,9 @@ def _live_hosts(
     asset_of: Mapping[str, int | None] = changes.asset_of if changes is not None else {}
     # In a preview a new asset has no number yet; that makes it no candidate.
     new = {event.ip for event in changes.of_kind(EventKind.NEW)} if changes is not None else set()
-    names = {host.address: host.hostnames for host in enriched}
+    names: dict[str | None, tuple[str, ...]] = {}
+    for host in enriched:
+        names[host.address] = (*names.get(host.address, ()), *host.hostnames)
     hosts = [
         _digest.LiveHost(
             address=sighting.address,
@@ -436,7 +418,7 @@ def _live_hosts(
 async def _publish(report: _digest.Report) -> None:
     """Put the summary and the tables on the run page. A server that cannot take an artifact does not undo a discovery."""
     prefix = "preview-" if report.preview else ""
-    await _quietly(
+    await quietly(
         acreate_markdown_artifact(
             key=f"{prefix}discovery", markdown=_digest.markdown(report), description=_digest.title(report)
         )
@@ -449,18 +431,11 @@ async def _publish(report: _digest.Report) -> None:
     ]
     for key, rows in tables:
         if rows:
-            await _quietly(
+            await quietly(
                 acreate_table_artifact(
                     key=prefix + key, table=[dict(row) for row in rows[:500]], description=f"{key}: {len(rows)}"
                 )
             )
-
-
-async def _quietly(publishing: Awaitable[Any]) -> None:
-    try:
-        await publishing
-    except Exception as error:  # noqa: BLE001  whatever the API client raises: a discovery is worth more than its page
-        run_logger().warning("The run page lacks an artifact: %s", type(error).__name__)
 
 
 async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str, run_id: str) -> list[_notify.Delivery]:
@@ -475,7 +450,7 @@ async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str,
     if failed:
         lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
         text = f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run."
-        await _quietly(
+        await quietly(
             acreate_markdown_artifact(key="not-told", markdown=text, description="Blocks that could not be told")
         )
     return deliveries

@@ -22,6 +22,7 @@ def discover(
     dry_run: bool = False,
     skip_overlap: bool = False,
     yes: bool = False,
+    snmp: str | None = None,
     picture: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -37,6 +38,7 @@ def discover(
         dry_run: Send nothing at all: check the scope and say what it would cost.
         skip_overlap: Give up when another discovery scans one of these networks, instead of waiting.
         yes: Go ahead with a deep discovery of more than 256 addresses.
+        snmp: Block with SNMP credentials, such as snmp/core, to ask live hosts who they are; without one SNMP is not spoken.
         picture: Write the address space as an SVG picture to this file.
         json: Print one JSON document.
     """
@@ -52,6 +54,7 @@ def discover(
         "preview": preview,
         "overlap": "skip" if skip_overlap else "wait",
         "confirm_large": yes,
+        "snmp": snmp,
     }
     state = asyncio.run(run(parameters))
     return show(state, as_json=json, picture=picture)

@@ -10,6 +10,9 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
+QUIET_METADATA = ("http_", "tls_", "snmp_")
+"""Beginnings of metadata that changes by itself (titles with a clock in them, renewed certificates): kept, and nobody is alerted."""
+
 
 class Rank(IntEnum):
     """How much a source's word weighs."""

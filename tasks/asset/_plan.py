@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.asset._changes import EventKind
 from tasks.asset._draft import AssetChange, Draft, Plan, Situation, in_order, same_value
-from tasks.asset._fields import OBSERVED_FIELDS, may_write
+from tasks.asset._fields import OBSERVED_FIELDS, QUIET_METADATA, may_write
 from tasks.asset._fold import Host, match_keys
 from tasks.asset._identity import (
     Kind,
@@ -253,8 +253,9 @@ class Planner:
             else:
                 kind = EventKind(f"{whole}_changed")
                 self._draft.tell(
-                    kind, asset.id, change.subject, ip=asset.primary_ip, field=key, before=current, after=claim.value
-                )
+                    kind, asset.id, change.subject, ip=asset.primary_ip, field=key, before=current, after=claim.value,
+                    quiet=part.startswith(QUIET_METADATA),
+                )  # fmt: skip
         for (rank, source), fields in confirmed.items():
             self._draft.writes.confirmed_owners.setdefault((rank, source, frozenset(fields)), []).append(asset.id)
 
