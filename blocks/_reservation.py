@@ -2,7 +2,8 @@
 
 A writer that says how large its file may get has a file `.reserved` beside it, in a folder of its own below the incoming ones, and
 holds it locked (flock) for as long as it lives. Whoever asks for room counts what was promised. The lock goes with the writer's
-process, however that ends; what it had started may write on for a moment, so its promise counts a little longer (`LINGER`).
+process, however that ends; what it had started may write on for a moment, so its promise counts a little longer (`LINGER`). Where
+what is left is to be kept, nobody but the writer itself writes, so it is over at once.
 
 All functions but `locked` are called while `locked` is held.
 """
@@ -78,7 +79,8 @@ def look(folder: Path) -> Reservation | None:
         (folder / RESERVED).rename(folder / ORPHAN)
     with contextlib.suppress(FileNotFoundError):
         dead_for = time.time() - (folder / ORPHAN).stat().st_mtime
-        return _read(folder / ORPHAN, abandoned=dead_for > LINGER)
+        left = _read(folder / ORPHAN, abandoned=dead_for > LINGER)
+        return left._replace(abandoned=True) if left.keep else left
     return None
 
 

@@ -100,7 +100,8 @@ class CaptureStore(Block):
             name: Letters, digits, `.`, `_`, `-` and `/` between parts; no part starts with a dot.
             expected_bytes: How large it may get, with what is written beside it. Refused now rather than when the disk is full, and
                 nobody else gets this room until `commit` or `discard`, or until this process ends.
-            keep: What is there when this process is killed is worth keeping; needs `expected_bytes`.
+            keep: What is there when this process is killed is worth keeping. Needs `expected_bytes`, and that this process writes the
+                file itself: nobody waits for a program it had started.
 
         Raises:
             ValueError: `name` is not a name inside the store.
@@ -249,8 +250,8 @@ class CaptureStore(Block):
     def recover(self) -> list[StoredFile]:
         """Put under their names the files that killed writers left and that are worth keeping (`new(keep=True)`).
 
-        Of a pcap file the half-written last packet is cut off; one without a packet is removed. Those of writers that live, or died
-        within the last seconds, are left alone.
+        Of a pcap file the half-written last packet is cut off; one without a packet is removed. Those of writers that live are
+        left alone.
         """
         with self._alone():
             left = [

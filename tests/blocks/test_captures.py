@@ -247,9 +247,8 @@ PACKET = struct.pack("<IIII", 1, 2, 40, 60) + bytes(40)
         (b"no capture, but wanted", b"no capture, but wanted"),
     ],
 )
-def test_what_a_killed_writer_left_is_kept_up_to_its_last_whole_packet(store, holder, monkeypatch, left, kept):
+def test_what_a_killed_writer_left_is_kept_up_to_its_last_whole_packet(store, holder, left, kept):
     other = holder("run/one.pcap", "keep", left)
-    monkeypatch.setattr(_reservation, "LINGER", 0.0)
     assert store.recover() == []
     other.kill()
     other.wait()

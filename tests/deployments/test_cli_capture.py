@@ -56,13 +56,10 @@ def test_the_list_names_files_and_how_full_the_store_is(store: CaptureStore, run
     assert [row["name"] for row in json.loads(run("list", "tcpdump/", "--json")[1])] == ["tcpdump/one.pcap"]
 
 
-def test_the_list_has_what_a_killed_run_left(
-    store: CaptureStore, run: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_has_what_a_killed_run_left(store: CaptureStore, run: Callable[..., tuple]) -> None:
     path = store.new("tcpdump/lost.pcap", expected_bytes=1000, keep=True)
     path.write_bytes(PCAP + b"half a packet")
     os.close(_reservation._held.pop(str(path.parents[1])))  # what the kernel does when its process dies
-    monkeypatch.setattr(_reservation, "LINGER", 0.0)
     status, out, err = run("list")
     assert status == 0 and "Recovered from runs that were killed: tcpdump/lost.pcap" in out + err
     assert store.path("tcpdump/lost.pcap").read_bytes() == PCAP

@@ -37,13 +37,10 @@ async def test_what_is_too_old_goes_and_what_is_in_use_stays(prefect_server: str
         assert (await prune()).removed == 1
 
 
-async def test_what_a_killed_run_left_comes_back(
-    prefect_server: str, store: CaptureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_killed_run_left_comes_back(prefect_server: str, store: CaptureStore) -> None:
     path = store.new("tcpdump/lost.txt", expected_bytes=1000, keep=True)
     path.write_bytes(b"what it had")
     os.close(_reservation._held.pop(str(path.parents[1])))  # what the kernel does when its process dies
-    monkeypatch.setattr(_reservation, "LINGER", 0.0)
     with wired(FixedWiring(captures=store)):
         done = await prune()
     assert done.recovered == ["tcpdump/lost.txt"] and "1 capture of killed runs recovered" in done.headline()
@@ -55,3 +52,13 @@ def test_it_is_scheduled_and_can_be_started_by_hand() -> None:
     ours = {entry["name"]: entry for entry in declared if entry["entrypoint"] == "flows.prune.prune"}
     assert set(ours) == {"hourly", "on-demand"}
     assert ours["hourly"]["schedules"] and "schedules" not in ours["on-demand"]
+
+
+def test_a_runs_page_names_the_files_of_its_result_once() -> None:
+    from flows._report import files
+    from tasks.core.models import FileRef
+    from tasks.network.capture.ngrep import NgrepResult
+
+    ref = FileRef(site="default", name="ngrep/one.pcap", size_bytes=24, sha256="0" * 64)
+    result = NgrepResult(capture=ref, matches=(), found=0, conversations=0, complete=True, revealed=False)
+    assert files(result) == [ref] and files([result, ref, "x", None]) == [ref]

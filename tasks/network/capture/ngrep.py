@@ -84,7 +84,10 @@ class Ngrep(CaptureInput):
             except ValueError:
                 raise ValueError("pattern must be bytes in hexadecimal, such as 16 03 01 or 0x160301") from None
         else:
-            check_pattern(self.pattern, ignore_case=self.ignore_case)
+            try:
+                check_pattern(self.pattern, ignore_case=self.ignore_case)
+            except InvalidParameters as error:
+                raise ValueError(str(error).rstrip(".")) from None
         return self
 
     @property
