@@ -118,16 +118,3 @@ def carry_out(order: Order) -> Report:
 
     work = _scapy_link.PROBES.get(order.probe) or _scapy_ip.PROBES[order.probe]
     return work(order)
-
-
-def check_packet(layers: tuple[tuple[str, dict[str, Any]], ...], versions: tuple[int, ...]) -> None:
-    """Make sure that a declared packet is one, for the IP versions it shall be sent over. Nothing is sent.
-
-    Raises:
-        InvalidParameters: Says which layer or field is wrong, and what is right.
-    """
-    os.environ |= {"XDG_CACHE_HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null"}
-    from tasks.network.capture._scapy_packet import Declared
-
-    for version in versions:
-        Declared(layers, version)

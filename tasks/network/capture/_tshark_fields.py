@@ -16,7 +16,7 @@ from typing import Any
 from tasks.core.errors import InvalidParameters
 from tasks.core.redact import MASK
 from tasks.network.capture._mask import is_secret_name, mask, mask_text
-from tasks.network.capture._tshark_program import find_tshark, list_fields
+from tasks.network.capture._tshark_program import find_tshark, list_known
 
 LONGEST_VALUE = 400
 """Characters of one value that a row carries."""
@@ -185,7 +185,7 @@ async def look_up(names: Iterable[str]) -> list[FieldInfo]:
     cache = _known(find_tshark(), Path(find_tshark()).stat().st_mtime_ns)  # noqa: ASYNC240 - one stat
     missing = [name for name in wanted if name not in cache and not _COLUMN.fullmatch(name)]
     if missing:
-        listed = await list_fields()
+        listed = await list_known("fields")
         found = await asyncio.to_thread(_find, listed, missing)
         unknown = [name for name in missing if name not in found]
         if unknown:
@@ -204,8 +204,8 @@ async def check_protocols(names: Iterable[str]) -> None:
     wanted = list(names)
     if not wanted:
         return
-    listed = await list_fields()
-    known = [name.decode() for name in re.findall(rb"^P\t[^\t\n]*\t([^\t\n]+)$", listed, re.MULTILINE)]
+    listed = await list_known("protocols")
+    known = [line.rpartition("\t")[2] for line in listed.decode(errors="replace").splitlines()]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         nearest = [near for name in unknown for near in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]

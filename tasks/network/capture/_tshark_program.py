@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tasks.core.errors import CommandFailed, InvalidParameters, ToolTimeout
 from tasks.core.process import Completed, Limits, find_program, last_words, run_command
@@ -121,14 +121,14 @@ async def check_arguments(arguments: Sequence[str]) -> None:
         raise InvalidParameters(f"tshark: {reason(error.completed.stderr)}.") from None
 
 
-async def list_fields() -> bytes:
-    """Return tshark's own list of protocols and fields (`tshark -G fields`), tens of megabytes.
+async def list_known(what: Literal["fields", "protocols"]) -> bytes:
+    """Return tshark's own list (`tshark -G`): of fields tens of megabytes, of protocols a hundred kilobytes.
 
     Raises:
         MissingProgram: It is not installed.
     """
     done = await run_command(
-        [*_tshark(), "-G", "fields"],
+        [*_tshark(), "-G", what],
         timeout=CHECK_SECONDS,
         env=_ENVIRONMENT,
         limits=_limits(CHECK_SECONDS),

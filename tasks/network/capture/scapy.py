@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.core.errors import MissingProgram
+from tasks.core.errors import InvalidParameters, MissingProgram
 from tasks.core.gate import Grant
 from tasks.core.models import (
     MAX_TARGETS,
@@ -30,7 +30,7 @@ from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
 from tasks.network.capture import _scapy_plan as plan
 from tasks.network.capture._interfaces import check_interface
-from tasks.network.capture._scapy_order import Order, Outcome, Probe, Report, carry_out, check_packet
+from tasks.network.capture._scapy_order import Order, Outcome, Probe, Report, carry_out
 from tasks.network.capture._scapy_order import Target as Aim
 from tasks.network.capture._scapy_rows import Answer, Hop, Neighbour, Offer, PathMtu
 from tasks.network.scan._privilege import HOW_TO_GET_IT, may_send_raw
@@ -338,12 +338,14 @@ async def _aimed(params: Scapy, grant: Grant, notes: list[str]) -> dict[str, Any
         notes += [f"Not asked: {asked} ({why})." for asked, why in list(far.items())[:20]]
         return {"targets": tuple(near)}
     await plan.check_no_broadcast(grant)
-    aims = tuple(Aim(target.asked, target.addresses[0]) for target in grant.targets)
-    if params.probe is Probe.PACKET:
-        layers = tuple((layer.layer, layer.fields) for layer in params.packet)
-        versions = tuple(sorted({6 if ":" in aim.address else 4 for aim in aims}))
-        await offload(check_packet, layers, versions, timeout=30.0, memory_bytes=MEMORY_BYTES)
-    return {"targets": aims}
+    aims = [Aim(target.asked, target.addresses[0]) for target in grant.targets]
+    if params.probe is Probe.ICMP_TIMESTAMP:
+        six = [aim.asked for aim in aims if ":" in aim.address]
+        notes += [f"Not asked: {asked} (there is no ICMP timestamp in IPv6)." for asked in six[:20]]
+        aims = [aim for aim in aims if ":" not in aim.address]
+        if not aims:
+            raise InvalidParameters("icmp_timestamp is for IPv4: there is no such question in IPv6.")
+    return {"targets": tuple(aims)}
 
 
 def _result(params: Scapy, order: Order, report: Report, notes: list[str], seconds: float) -> ScapyResult:

@@ -27,7 +27,7 @@ from tasks.core.models import Safety
 from tasks.core.process import find_program, run_command
 from tasks.network.capture import _tshark_modes as modes
 from tasks.network.capture import _tshark_program as program
-from tasks.network.capture._tshark_fields import is_secret_field, iso_time
+from tasks.network.capture._tshark_fields import FieldInfo, is_secret_field, iso_time
 from tasks.network.capture._tshark_output import Lines, Stream
 from tasks.network.capture.tshark import Tshark, TsharkResult, tshark
 from tests.lab.network import needs_lab, processes_of
@@ -321,6 +321,13 @@ def test_fields_that_hold_secrets_are_known_by_their_names() -> None:
         assert not is_secret_field(name), name
 
 
+@pytest.mark.parametrize("kind", ["FT_STRING", "FT_BYTES", "FT_UINT32"])
+def test_whatever_such_a_field_holds_is_masked_as_a_whole(kind: str) -> None:
+    assert FieldInfo("snmp.community", kind, "").value("70", reveal=False) == "***"
+    assert FieldInfo("snmp.community", kind, "").value("70", reveal=True) != "***"
+    assert FieldInfo("snmp.version", kind, "").value("70", reveal=False) != "***"
+
+
 # --- wrong input -----------------------------------------------------------------------------------------------------------
 
 
@@ -369,7 +376,7 @@ async def test_a_stream_or_a_capture_that_is_not_there_is_not_found(ask: Ask) ->
 async def test_a_capture_that_is_cut_off_is_read_to_where_it_ends(ask: Ask, store: CaptureStore) -> None:
     whole = store.path("office.pcap").read_bytes()
     store.write("cut.pcap", whole[:500])
-    for mode in ("packets", "hierarchy", "conversations", "endpoints", "expert"):
+    for mode in ("hierarchy", "conversations", "expert"):
         result = await ask(capture="cut.pcap", mode=mode)
         assert program.CUT_SHORT in result.notes, mode
     assert result.mode == "expert" and result.total > 0
