@@ -83,7 +83,14 @@ class Identity:
 
 
 class Pki:
-    """A root, an intermediate authority, and the servers' certificates they issue; `pem` is what has to be trusted."""
+    """A root, an intermediate authority, and the servers' certificates they issue; `pem` is what has to be trusted.
+
+    Args:
+        intermediate_days: Days until the intermediate's certificate expires; negative when it has.
+    """
+
+    def __init__(self, intermediate_days: float = 1000) -> None:
+        self._intermediate_days = intermediate_days
 
     @cached_property
     def root(self) -> Identity:
@@ -100,7 +107,7 @@ class Pki:
             key.public_key(),
             self.root.key,
             ca=True,
-            days=1000,
+            days=self._intermediate_days,
             begun=20,
         )
         return Identity(certificate, key)

@@ -157,7 +157,8 @@ class Connection:
             TimeoutError: The other side does not take it in time.
         """
         if self.tls is None:
-            await self._put(data)
+            if data:  # sending nothing would only fetch, and so hide, what a later receive has to tell
+                await self._put(data)
             return
         view = memoryview(data)
         while view:
@@ -196,20 +197,25 @@ class Connection:
         Args:
             rest: Much that we do not want may still come: cut it off instead of reading to its end.
         """
-        with contextlib.suppress(OSError, ValueError, TimeoutError):
-            if self.tls is not None and not rest:
-                with contextlib.suppress(ssl.SSLError):
-                    self.tls.unwrap()  # writes our close_notify; theirs is not waited for
-                await self._flush()
+        try:
             if not rest:
-                # FIN, then read to the other side's: closing with unread data would send a reset.
-                self._sock.shutdown(socket.SHUT_WR)
-                loop = asyncio.get_running_loop()
-                async with asyncio.timeout(FAREWELL_SECONDS):
-                    for _ in range(8):
-                        if not await loop.sock_recv(self._sock, RECEIVE_BUFFER_BYTES):
-                            break
-        self._sock.close()
+                with contextlib.suppress(OSError, ValueError):  # TimeoutError and ssl.SSLError are OSErrors
+                    await self._say_goodbye()
+        finally:
+            self._sock.close()
+
+    async def _say_goodbye(self) -> None:
+        if self.tls is not None:
+            with contextlib.suppress(ssl.SSLError):
+                self.tls.unwrap()  # writes our close_notify; theirs is not waited for
+            await self._flush()
+        # FIN, then read to the other side's: closing with unread data would send a reset.
+        self._sock.shutdown(socket.SHUT_WR)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            for _ in range(8):
+                if not await loop.sock_recv(self._sock, RECEIVE_BUFFER_BYTES):
+                    return
 
     # --- underneath --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import struct
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -427,7 +428,13 @@ async def test_a_compressed_bomb_unpacks_to_the_cap_and_no_further(check):
     bomb = gzip.compress(bytes(50 << 20))
     head = f"Content-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
     with tcp_server(answering(OK + head + bomb)) as server:
-        seen = await check(f"http://127.0.0.1:{server.port}/")
+        tracemalloc.start()
+        try:
+            seen = await check(f"http://127.0.0.1:{server.port}/")
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < 8 << 20
     assert seen.state == "ok" and seen.body_bytes == 64 << 10 and seen.truncated
 
 
@@ -542,12 +549,12 @@ async def test_what_we_send_stays_within_the_budget(perform):
     async with Lab() as lab:
         big = await lab.add("big", 10, f"{DELL}:00:00:10", services=[http(title="Camera")])
         await lab.answer_prefix(big, lab.prefix(24))
-        hosts = [str(address) for address in list(ipaddress.ip_network(lab.prefix(24)).hosts())[:50]]
-        policy = ProbePolicy(allow=[lab.prefix(24)], packets_per_second=40, host_packets_per_second=0)
+        hosts = [str(address) for address in list(ipaddress.ip_network(lab.prefix(24)).hosts())[:40]]
+        policy = ProbePolicy(allow=[lab.prefix(24)], packets_per_second=60, host_packets_per_second=0)
         async with lab.counting("tcp") as sent:
             result = await perform(http_check, {"urls": [f"http://{host}/" for host in hosts]}, policy=policy)
     assert all(entry.state == "ok" and entry.title == "Camera" for entry in result.checks)
-    assert sent.total > 200 >= sent.worst(seconds=5)
+    assert sent.total > 180 and sent.worst(seconds=2) <= 2 * 60 + 20
 
 
 async def test_what_arrives_is_paid_for_too(monkeypatch):
