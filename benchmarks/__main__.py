@@ -28,6 +28,7 @@ ALL = {
     "command": ("benchmarks.overhead:command_against_subprocess", "run_command against a bare subprocess"),
     "gate": ("benchmarks.overhead:gate", "the gate's decision on 4,096 targets"),
     "reconcile": ("benchmarks.overhead:reconcile", "reconcile of 10,000 hosts"),
+    "analyze": ("benchmarks.analyze:against_tshark", "the analyzers against tshark, on a million packets"),
 }
 ABOUT = """## What is measured
 
@@ -44,6 +45,9 @@ ABOUT = """## What is measured
 - **one program**: `run_command` starts a supervisor that ends every descendant when its caller goes, also by kill -9.
 - **the gate**: one decision on 4,096 single addresses, every one checked against every rule.
 - **reconcile**: see `benchmarks/reconcile.py`; in processes and a database of its own.
+- **analyzers**: one generated capture of a million packets: bulk transfers, HTTP, TLS, DNS, SSH, SMTP, FTP, NTP, syslog. Each analyzer
+  in a process of its own with 512 MB of address space, from its start to its end, beside the tshark command that yields the same
+  fields (`-Y PROTOCOL -T fields`) or conversations (`-q -z conv,...`).
 """
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
