@@ -545,18 +545,19 @@ class TestInTheLab:
 
 @pytest.fixture
 async def exchange() -> AsyncIterator[Any]:
+    from tasks.network.capture import _scapy_exchange as exchanges
     from tasks.network.capture import _scapy_ip as ip
     from tasks.network.capture._scapy_order import Target
 
     if not may_send_raw(sys.executable):
         pytest.skip("needs CAP_NET_RAW")
     target = Target("x", "192.0.2.1")
-    made = ip.Exchange(Order(Probe.TCP_TRACEROUTE, (target,), (80,)), frozenset({ip.wire.TCP}))
+    made = exchanges.Exchange(Order(Probe.TCP_TRACEROUTE, (target,), (80,)), frozenset({ip.wire.TCP}))
     with made.wire:
         made.shots = [
             ip.Shot(target, ip._syn(target, "10.0.0.1", 4000, 80, ttl), 80, ttl, time.time()) for ttl in (1, 2, 3)
         ]
-        made.waiting = {ip._key(made.shots[0].packet): made.shots}
+        made.waiting = {exchanges.key_of(made.shots[0].packet): made.shots}
         yield made
 
 
