@@ -250,7 +250,7 @@ class SshStream:
         turn, first = self._turn, self._turn_first
         self._turn = self._turn_first = 0
         self.turns += 1
-        if self.turns == 1 or self.chosen is None:
+        if self.chosen is None:
             return
         consent = smallest_packet(self.chosen.cipher_to_client or "", self.chosen.mac_to_client or "")
         if consent is not None and first == consent:

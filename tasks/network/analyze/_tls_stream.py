@@ -168,7 +168,6 @@ class TlsStream:
             while at >= 0:
                 if looks_like_hello(data[at : at + 16]) and len(data) - at >= 11:
                     self._plain = False
-                    self._server.lost = True  # it may say something in the clear yet
                     return data[at:]
                 at = data.find(b"\x16\x03", at + 1)
         if self._plain_bytes > _MOST_PLAIN:

@@ -101,8 +101,8 @@ ASK, ACCEPT, TRY, REFUSE, CONSENT = (bytes(size) for size in (44, 44, 148, 52, 2
 
 
 def login(refused: int, accepted: bool) -> Talk:
-    """What a login looks like with chacha20-poly1305: the service, the question for methods, attempts."""
-    talk: Talk = [(True, ASK), (False, ACCEPT)]
+    """What a login looks like with chacha20-poly1305: extensions, the service, the question for methods, attempts."""
+    talk: Talk = [(False, bytes(408)), (True, ASK), (False, ACCEPT)]
     for _ in range(refused + 1):
         talk += [(True, TRY), (False, REFUSE)]
     if accepted:
@@ -279,7 +279,9 @@ def test_guessing_is_found_by_how_often_and_how_fast(tmp_path: Path) -> None:
     assert finding.severity == "high" and finding.count == len(finding.frames) == 6
     assert "10.0.0.1 guesses its way into 10.0.0.2:22: about 12 refused attempts, 6 connections" in finding.what
     assert report["clients"][0]["refused"] == 6 and report["sessions"][0]["login"] == "refused"
-    slow = merged(*(talk(refused[:-2], number, start_ns=NOON_NS + number * 10**12) for number in range(6)))
+    slow = merged(
+        *(talk(opening() + login(1, accepted=False), number, start_ns=NOON_NS + number * 10**12) for number in range(6))
+    )
     assert found(read(slow, tmp_path)) == {"ssh.refused-login": "info"}
     # And then one goes through.
     hit = talk(opening() + login(0, accepted=True), 9, start_ns=NOON_NS + 20 * 10**9)
@@ -312,7 +314,7 @@ def test_what_is_missing_or_cut_off_is_said(tmp_path: Path) -> None:
     assert "bytes are missing" in " ".join(report["coverage"]["notes"])
     report = read(cut(Capture(packets), 120), tmp_path)
     assert report["sessions"][0]["server_banner"] == "SSH-2.0-OpenSSH_9.9" and report["coverage"]["truncated"]
-    report = read(talk(login(1, accepted=False), handshake=False), tmp_path)
+    report = read(talk(login(1, accepted=False)[1:], handshake=False), tmp_path)
     assert report["without_banner"] == 1 and report["conversations"] == 0
     assert "began before the capture" in report["coverage"]["notes"][0]
 

@@ -74,6 +74,9 @@ def test_the_clients_first_choice_that_the_server_has_is_taken() -> None:
     assert chosen.complete
     assert not negotiate(MODERN, offer("x", "y", "aes128-ctr", "hmac-sha1")).complete
     assert negotiate(MODERN, MODERN).mac_to_server == IMPLICIT
+    # What only signals is no algorithm.
+    signals = offer("ext-info-c,kex-strict-c-v00@openssh.com,curve25519-sha256", "b", "c", "d")
+    assert negotiate(signals, signals).kex == "curve25519-sha256"
 
 
 def test_terrapin_needs_a_mode_it_works_on_and_a_side_that_is_not_strict() -> None:
@@ -233,3 +236,12 @@ def test_endless_words_before_a_banner_and_huge_packets_are_given_up() -> None:
     for number in range(150):
         stream.data(True, bytes(1400), number, number)
     assert not stream.client.head and stream.client.skip == 0 and stream.malformed  # what followed the packet was none
+
+
+def test_a_long_packet_before_encryption_is_passed_over() -> None:
+    stream = SshStream(("10.0.0.1", 5000), ("10.0.0.2", 22), 0, SshBook())
+    sent = b"SSH-2.0-a\r\n" + framed(b"\x02" + bytes(100_000)) + framed(packed(MODERN))
+    for at in range(0, len(sent), 1400):
+        stream.data(True, sent[at : at + 1400], at, at)
+        assert len(stream.client.head) < 70_000
+    assert stream.client.offer == MODERN

@@ -8,6 +8,7 @@ import json
 import ssl
 import subprocess
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -221,7 +222,7 @@ TALKS = [
 ]
 
 
-def played(pieces: list[tuple[bool, bytes]], gaps: dict[int, int], port: int = 443) -> dict[str, object]:
+def played(pieces: list[tuple[bool, bytes]], gaps: dict[int, int], port: int = 443) -> dict[str, Any]:
     """What a report says after these segments, with gaps before some of them."""
     book = Book(NOW)
     conversation = Conversation(StreamInfo(0, "10.0.0.1", 5000, "10.0.0.2", port, 0, True), book)
@@ -307,6 +308,8 @@ def test_a_certificate_nobody_can_read_says_why() -> None:
     assert read_certificate(CERTIFICATE.der[:-5]).problem
     good = read_certificate(CERTIFICATE.der)
     assert not good.problem and int(good.serial, 16) == CERTIFICATE.serial
+    wild = read_certificate(certificate("*.apps.example").der)
+    assert wild.fits("one.apps.example") and not wild.fits("apps.example") and not wild.fits("a.b.apps.example")
     assert good.fits("WEB.example.") and not good.fits("www.web.example") and not good.fits("example")
 
 
@@ -371,3 +374,32 @@ def test_the_largest_report_fits_into_the_ledger() -> None:
     assert "findings" in notes[0] and "sessions" in notes[0]
     dumped = {**made, "findings": [finding.model_dump() for finding in made["findings"]]}
     assert 40_000 < len(json.dumps(dumped, default=str, ensure_ascii=False)) <= MOST_BYTES
+
+
+def test_a_gap_inside_an_encrypted_record_costs_nothing() -> None:
+    book = Book(NOW)
+    conversation = Conversation(StreamInfo(0, "10.0.0.1", 5000, "10.0.0.2", 443, 0, True), book)
+    talk = TALKS[1]
+    hello = talk[1][1][: 5 + int.from_bytes(talk[1][1][3:5], "big")]  # the ServerHello alone
+    conversation.data(True, talk[0][1], 1, 1)
+    conversation.data(False, hello + bytes.fromhex("1703030400") + bytes(24), 2, 2)
+    conversation.gap(False, 900, 3, 3)
+    conversation.data(False, bytes(100) + bytes.fromhex("1703030020") + bytes(32), 4, 4)
+    conversation.data(True, talk[2][1], 5, 5)
+    conversation.end("fin", 6, 6)
+    assert dict(book.outcomes) == {"established": 1} and book.sessions[0].gaps is False
+
+
+def test_after_a_hello_retry_request_alerts_are_in_the_clear_still() -> None:
+    talk = handshake(client_context(), server_context(CERTIFICATE, groups="secp384r1"), "web.example")
+    retry = talk[1][1][: 5 + int.from_bytes(talk[1][1][3:5], "big")]
+    made = played([talk[0], (False, retry), (True, bytes.fromhex("140303000101 1503030002022f"))], {})
+    assert [row["alert"] for row in made["alerts"]] == ["illegal_parameter"]
+    assert made["hello_retries"] == 1 and made["failed"] == 1
+
+
+def test_a_second_server_hello_chooses_nothing() -> None:
+    talk = TALKS[0]
+    hello = talk[1][1][: 5 + int.from_bytes(talk[1][1][3:5], "big")]
+    made = played([talk[0], (False, hello + hello)], {})
+    assert made["server_hellos"] == 2 and sum(row["negotiated"] for row in made["versions"]) == 1
