@@ -103,6 +103,16 @@ class ToolRunRecord(BaseModel):
     updated_at: datetime
 
 
+class PastResult(BaseModel):
+    """The result of a run that completed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tool_run_id: UUID
+    at: datetime
+    result: dict[str, Any]
+
+
 class RunFilter(BaseModel):
     """Which runs to list; what is None does not matter."""
 
@@ -226,6 +236,13 @@ class Ledger:
         given = (filters or RunFilter()).model_dump()
         rows = await self._run(lambda connection: sql.list_runs(connection, given, limit))
         return [ToolRunRecord.model_validate(dict(row)) for row in rows]
+
+    async def last_results(
+        self, site: str, tool: str, *, target: str, since: datetime, limit: int = 10
+    ) -> list[PastResult]:
+        """Return results of a tool's latest completed runs against a target (a part of it matches), the newest first."""
+        rows = await self._run(lambda connection: sql.last_results(connection, site, tool, target, since, limit))
+        return [PastResult.model_validate(dict(row)) for row in rows]
 
     async def counters(
         self,

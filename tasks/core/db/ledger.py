@@ -99,6 +99,30 @@ def list_runs(connection: Connection, filters: Mapping[str, Any], limit: int) ->
     return connection.execute(statement, {**given, "limit": limit}).mappings().all()
 
 
+def last_results(
+    connection: Connection, site: str, tool: str, target: str, since: datetime, limit: int
+) -> Sequence[RowMapping]:
+    """Return run, time and result of a tool's latest completed runs against a target, the newest first.
+
+    Read backwards along the index on time, so that what was run lately is found at once.
+
+    Args:
+        connection: Inside a transaction.
+        site: The site.
+        tool: Canonical name of the tool.
+        target: Part of what the ledger names as the target.
+        since: How far back to look.
+        limit: Most rows.
+    """
+    statement = text(
+        "SELECT tool_run_id, at, result FROM tool_run_event WHERE site = :site AND tool = :tool AND kind = 'finished'"
+        " AND outcome = 'completed' AND result IS NOT NULL AND at >= :since AND target ILIKE :target"
+        " ORDER BY at DESC LIMIT :limit"
+    )
+    given = {"site": site, "tool": tool, "target": f"%{escape_like(target)}%", "since": since, "limit": limit}
+    return connection.execute(statement, given).mappings().all()
+
+
 def escape_like(part: str) -> str:
     """Escape what LIKE would take for a wildcard; its escape character is the backslash, PostgreSQL's default."""
     return part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
