@@ -310,6 +310,8 @@ def _command_line(spec: ToolSpec, params: dict[str, Any]) -> str:
         for item in value if many else [value]:
             if item is True:
                 words.append(option)
+            elif item is False:
+                words.append(f"--no-{option.removeprefix('--')}")
             elif str(item).startswith("-"):
                 words.append(f"{option}={shlex.quote(str(item))}")
             else:
