@@ -28,7 +28,9 @@ class PcapSink:
         overwritten: Packets that were in files which gave way.
         header: The file header tcpdump sent; empty until it listens.
         first, last: Seconds since the epoch of the first and the last packet in the files.
+        until: Packets after this time, seconds since the epoch, are left out and end the capture; None: no such time.
         full: Whether the size ended it.
+        past: Whether a packet after `until` ended it.
         trouble: Why no more can be written.
     """
 
@@ -47,7 +49,9 @@ class PcapSink:
         self.overwritten = 0
         self.header = b""
         self.last: float | None = None
+        self.until: float | None = None
         self.full = False
+        self.past = False
         self.trouble: OSError | None = None
 
     @property
@@ -60,8 +64,8 @@ class PcapSink:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more can be taken: full, the disk full, or no capture at all."""
-        return self.full or self.trouble is not None
+        """Whether nothing more can be taken: full, past its time, the disk full, or no capture at all."""
+        return self.full or self.past or self.trouble is not None
 
     def feed(self, data: bytes) -> None:
         """Take what tcpdump wrote; whole packets of it go to disk at once."""
@@ -121,6 +125,10 @@ class PcapSink:
             behind = at + RECORD_HEADER + length
             if behind > end:
                 break
+            time = seconds + micros / 1e6
+            if self.until is not None and time > self.until:
+                self.past = True
+                break
             if self._written + behind - start > self._room:
                 self._flush(start, at, count)
                 start, count = at, 0
@@ -129,8 +137,8 @@ class PcapSink:
                     return at
                 self._next_file()
             if not self._counts[-1] and not count:
-                self._firsts[-1] = seconds + micros / 1e6
-            self.last = seconds + micros / 1e6
+                self._firsts[-1] = time
+            self.last = time
             at = behind
             count += 1
         self._flush(start, at, count)

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,31 @@ async def test_a_capture_ends_with_its_duration(perform: Perform, store: Capture
     result = await perform(tcpdump, {"interface": "lo", "port": port, "duration": 1}, store=store)
     assert result.ended_by == "duration" and result.seconds >= 1
     assert 0 < result.captured == len(read_back(store.path(result.files[0].name)))
+
+
+@needs_tcpdump
+@pytest.mark.parametrize("snap_length", [256, 65_535])
+async def test_a_capture_has_its_last_moment_too(
+    perform: Perform, store: CaptureStore, port: int, snap_length: int
+) -> None:
+    sent: list[float] = []
+
+    async def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while True:
+                sender.sendto(b"x", ("127.0.0.1", port))
+                sent.append(time.time())
+                await asyncio.sleep(0.005)
+
+    sending = asyncio.create_task(send())
+    asked = {"interface": "lo", "port": port, "duration": 1.5, "snap_length": snap_length}
+    result = await perform(tcpdump, asked, store=store)
+    sending.cancel()
+    first, last = result.first_at.timestamp(), result.last_at.timestamp()
+    assert result.captured == pytest.approx(sum(first - 0.002 < moment < last + 0.002 for moment in sent), abs=2)
+    # All that was sent while it listened is there.
+    assert not [moment for moment in sent if last + 0.05 < moment < first + 1.4]
+    assert result.ended_by == "duration"
 
 
 @needs_tcpdump
