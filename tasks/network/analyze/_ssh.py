@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_streams
-from tasks.network.analyze._fitting import fit
+from tasks.network.analyze._fitting import MOST_BYTES, fit
 from tasks.network.analyze._report import gravest_first
 from tasks.network.analyze._ssh_book import Session, SshBook
 from tasks.network.analyze._ssh_stream import SshStream
@@ -23,8 +23,15 @@ _KINDS = {
 }  # fmt: skip
 
 
-def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
-    """Read a capture and return the report's fields, without the capture's own."""
+def dissect(path: str, selection: Selection, top: int, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """Read a capture and return the report's fields, without the capture's own.
+
+    Args:
+        path: A pcap or pcapng file.
+        selection: The packets that count.
+        top: Rows of each table.
+        most_bytes: What the report may take as JSON; tables are shortened to it.
+    """
     book, counts = SshBook(), Counts()
 
     def begin(info: StreamInfo) -> SshStream:
@@ -33,7 +40,7 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
     read_streams(path, selection, STREAMS, begin, counts)
     book.finish()
     made = report(book, top)
-    counts.notes += _notes(book) + fit(made)
+    counts.notes += _notes(book) + fit(made, most_bytes)
     return {**made, "coverage": counts.coverage()}
 
 

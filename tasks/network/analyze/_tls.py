@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.network.analyze import _quic as quic
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_datagrams, read_streams
-from tasks.network.analyze._fitting import fit
+from tasks.network.analyze._fitting import MOST_BYTES, fit
 from tasks.network.analyze._quic_tracker import QuicTracker, looks_interesting
 from tasks.network.analyze._report import gravest_first
 from tasks.network.analyze._tls_book import Book
@@ -119,8 +119,15 @@ class _Turned(TlsStream):
         super().gap(not from_client, missing, time_ns, frame)
 
 
-def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
-    """Read a capture and return the report's fields, without the capture's own."""
+def dissect(path: str, selection: Selection, top: int, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """Read a capture and return the report's fields, without the capture's own.
+
+    Args:
+        path: A pcap or pcapng file.
+        selection: The packets that count.
+        top: Rows of each table.
+        most_bytes: What the report may take as JSON; tables are shortened to it.
+    """
     now = datetime.now(UTC)
     book, counts, datagrams = Book(now), Counts(), Counts()
     tracker = QuicTracker(book)
@@ -134,7 +141,7 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
     # Both passes saw all packets; what they say about them is the same, apart from what they looked into.
     counts.analyzed += datagrams.analyzed
     made = report(book, tracker, top, now)
-    counts.notes = [*dict.fromkeys(counts.notes + datagrams.notes), *_notes(book, tracker), *fit(made)]
+    counts.notes = [*dict.fromkeys(counts.notes + datagrams.notes), *_notes(book, tracker), *fit(made, most_bytes)]
     return {**made, "coverage": counts.coverage()}
 
 

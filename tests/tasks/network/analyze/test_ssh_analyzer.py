@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -130,7 +131,7 @@ def agree(path: Path, ports: tuple[int, ...] = ()) -> dict[str, Any]:
     tshark takes the bytes after NEWKEYS for messages where the cipher leaves their length readable, so only banners and KEXINITs
     are compared: it names both by the frame where they end, and so do we.
     """
-    report = dissect(str(path), ALL, 100_000)
+    report = dissect(str(path), ALL, 100_000, 1 << 30)
     decode = [f"tcp.port=={port},ssh" for port in ports]
     assert Counter(
         line for row in report["sessions"] for line in (row["client_banner"], row["server_banner"]) if line
@@ -194,6 +195,28 @@ def test_banners_and_key_exchanges_are_read_as_tshark_reads_them(tmp_path: Path)
     assert weak == {
         ("high", "diffie-hellman-group1-sha1."), ("medium", "ssh-rsa."), ("low", "aes128-cbc."), ("medium", "hmac-md5."),
     }  # fmt: skip
+
+
+@needs_tshark
+def test_key_exchanges_of_any_kind_have_the_fingerprints_that_tshark_gives_them(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    names = [*MODERN, "ext-info-c", "none", "zlib@openssh.com", "x" * 60, "aes128-ctr", "a-b_c.d@e"]
+
+    def lists() -> list[str]:
+        return [",".join(chance.sample(names, chance.randint(1, 6))) for _ in range(5)]
+
+    talks = [
+        talk(
+            [
+                (True, b"SSH-2.0-c%d x y\r\n" % number), (False, b"SSH-2.0-s%d\n" % number),
+                (True, kexinit(*lists())), (False, kexinit(*lists())),
+            ],
+            number, segment_size=chance.choice([50, 1400]),
+        )
+        for number in range(60)
+    ]  # fmt: skip
+    report = agree(write_pcap(Capture(merged(*talks)), tmp_path / "a.pcap"))
+    assert report["conversations"] == 60 and len({row["hassh"] for row in report["sessions"]}) > 50
 
 
 PACKETS = mixed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import smtplib
 import socket
@@ -115,7 +116,7 @@ def agree(path: Path, ports: tuple[int, ...] = ()) -> dict[str, Any]:
 
     tshark gets the ports that were found by first bytes as `-d`. It counts handshake messages where they end, as we do.
     """
-    report = dissect(str(path), ALL, 100_000)
+    report = dissect(str(path), ALL, 100_000, 1 << 30)
     decode = [f"tcp.port=={port},tls" for port in ports]
     fields = (
         "tls.handshake.type", "tls.handshake.extensions_server_name", "tls.handshake.ja3", "tls.handshake.ja3s",
@@ -130,12 +131,12 @@ def agree(path: Path, ports: tuple[int, ...] = ()) -> dict[str, Any]:
         Counter[int](),
         Counter[int](),
     )
-    for kinds, name, ja3, ja3s, suites, versions, supported, random, serial, alert, _frame in rows:
+    for kinds, name, ja3, ja3s, suites, versions, supported, nonce, serial, alert, _frame in rows:
         names.update(name.split(",") if name else [])
         prints.update(ja3.split(",") if ja3 else [])
         serials.update(int(number.replace(":", ""), 16) for number in serial.split(",") if number)
         alerts.update(int(code) for code in alert.split(",") if code)
-        if "2" in kinds.split(",") and not random.startswith("cf21ad74"):
+        if "2" in kinds.split(",") and not nonce.startswith("cf21ad74"):
             version = int((supported or versions).split(",")[0], 16)
             answers[ja3s, int(suites.split(",")[0], 16), version] += 1
     assert {row["name"]: row["hellos"] for row in report["names"]} == names
@@ -222,6 +223,47 @@ def test_a_hello_in_pieces_is_put_together(segment: int, record: int, tmp_path: 
     assert pieces["fingerprints"][0]["ja4"] == whole["fingerprints"][0]["ja4"]
     assert pieces["established"] == 1 and counted(pieces["outcomes"]) == {"established": 1}
     assert len(pieces["certificates"]) == 1
+
+
+def odd_hello(chance: random.Random) -> bytes:
+    """A record with a ClientHello that no library would write, but every parser should read."""
+    codes = [0x0A0A, 0xFAFA, 0x1301, 0xC02F, 0x0005, 0x00FF, 0x5600, 0xCAFE, 0x2A2B, *range(0x2F, 0x3F)]
+
+    def some(most: int) -> bytes:
+        return b"".join(chance.choice(codes).to_bytes(2, "big") for _ in range(chance.randint(1, most)))
+
+    def sized(data: bytes, size: int) -> bytes:
+        return len(data).to_bytes(size, "big") + data
+
+    name = f"{chance.randrange(10**6)}.example".encode()
+    bodies = {
+        0: sized(b"\0" + sized(name, 2), 2), 10: sized(some(9), 2), 11: sized(bytes(chance.randint(1, 3)), 1),
+        13: sized(some(9), 2), 16: sized(sized(b"h2", 1) + sized(b"http/1.1", 1), 2), 23: b"", 35: bytes(chance.randint(0, 40)),
+        43: sized(some(3), 1), 0x2A2A: b"", 0x6A6A: b"\0", 65281: b"\0", 21: bytes(chance.randint(0, 200)), 0xFF77: b"abc",
+    }  # fmt: skip
+    kinds = chance.sample(sorted(bodies), chance.randint(0, len(bodies)))
+    extensions = b"".join(kind.to_bytes(2, "big") + sized(bodies[kind], 2) for kind in kinds)
+    body = (
+        chance.choice([b"\3\0", b"\3\1", b"\3\3"])
+        + chance.randbytes(32)
+        + sized(chance.randbytes(chance.choice([0, 32])), 1)
+    )
+    body += sized(some(20), 2) + b"\1\0" + (sized(extensions, 2) if kinds else b"")
+    return b"\x16\3\1" + sized(b"\1" + sized(body, 3), 2)
+
+
+@needs_tshark
+def test_hellos_of_any_kind_have_the_names_and_fingerprints_that_tshark_gives_them(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    talks = [
+        tcp_talk(
+            [(True, odd_hello(chance))], client_port=40_000 + number, server_port=443, start_ns=NOON_NS + number * 10**7,
+            segment_size=chance.choice([100, 1400]),
+        )
+        for number in range(150)
+    ]  # fmt: skip
+    report = agree(write_pcap(Capture(merged(*talks)), tmp_path / "a.pcap"))
+    assert report["client_hellos"] == 150 and report["fingerprints_seen"] > 100
 
 
 def test_tls_is_found_on_any_port_and_other_traffic_is_not_taken_for_it(tmp_path: Path) -> None:
