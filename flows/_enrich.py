@@ -108,10 +108,15 @@ def endpoints(hosts: Mapping[str, Sequence[Service]]) -> list[str]:
     named: list[str] = []
     for address, services in hosts.items():
         telling = [(kind, service.port) for service in services if (kind := _kind(service)) is not None]
-        telling.sort(key=lambda one: (one[1] not in _PREFERRED and one[0] != "ssh", one[1]))
+        telling.sort(key=lambda one: (one[0] != "ssh", *_rank(one[1])))
         host = f"[{address}]" if ":" in address else address
         named += [f"{kind}://{host}:{port}" for kind, port in telling[:MOST_SERVICES]]
     return named
+
+
+def _rank(port: int) -> tuple[int, int]:
+    """Usual ports first, encrypted before plain: what stands on a device's main page says most."""
+    return (_PREFERRED.index(port) if port in _PREFERRED else len(_PREFERRED)), port
 
 
 def _kind(service: Service) -> str | None:
@@ -186,7 +191,7 @@ async def _agents(addresses: list[str], site: str, snmp: str, result: Enrichment
 
 def _put_together(identities: Sequence[Identity], agent: Agent | None) -> Said:
     keys = tuple(dict.fromkeys(found.host_key for found in identities if found.host_key))
-    ranked = sorted(identities, key=lambda found: (found.port not in _PREFERRED, found.port))
+    ranked = sorted(identities, key=lambda found: _rank(found.port))
     names = tuple(dict.fromkeys(name for found in ranked for name in found.certificate_names))
     facts: dict[str, str] = {}
     for found in ranked:

@@ -88,6 +88,7 @@ class SnmpAgent:
         namespace: Network namespace it lives in.
         lines: Further lines of its configuration.
         name: sysName.
+        own_tables: Whether it also serves the addresses its machine or namespace really has.
     """
 
     def __init__(
@@ -99,8 +100,10 @@ class SnmpAgent:
         namespace: str | None = None,
         lines: Sequence[str] = (),
         name: str = "switch-1",
+        own_tables: bool = False,
     ) -> None:
         self.address, self.port, self.name = address, port, name
+        self._left_out = "-smux" if own_tables else _NOT_STARTED
         self._objects, self._namespace, self._lines = dict(objects or {}), namespace, list(lines)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -164,7 +167,7 @@ class SnmpAgent:
         file = folder / "snmpd.conf"
         file.write_text("\n".join(lines) + "\n")
         file.chmod(0o600)
-        argv = [find_program("snmpd"), "-f", "-Lf", str(folder / "log"), "-C", "-c", str(file), "-I", _NOT_STARTED]
+        argv = [find_program("snmpd"), "-f", "-Lf", str(folder / "log"), "-C", "-c", str(file), "-I", self._left_out]
         if self._namespace:
             argv = [find_program("ip", "iproute2"), "netns", "exec", self._namespace, *argv]
         environment = {

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.authority import Authority
+from lab.ssh_server import SshServer, needs_sshd
 
 from blocks.policy import ProbePolicy
 from tasks.core.errors import InvalidParameters, Refused
@@ -27,8 +29,6 @@ from tasks.network.probe.service_identity import (
     parse_endpoint,
     service_identity,
 )
-from tests.lab.authority import Authority
-from tests.lab.ssh_server import SshServer, needs_sshd
 
 Read = Callable[..., Awaitable[Identity]]
 UNHURRIED = ProbePolicy(host_packets_per_second=0)

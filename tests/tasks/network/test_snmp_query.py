@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.snmp_agent import SWITCH, USERS, SnmpAgent, community, large_table, needs_snmpd, user
 from pyasn1.codec.ber import decoder, encoder
 from pysnmp.proto.api import v2c
 from pysnmp.proto.mpmod.rfc3412 import SNMPv3Message
@@ -29,7 +30,6 @@ from tasks.network.probe import snmp_query as module
 from tasks.network.probe._snmp_read import Reader
 from tasks.network.probe._snmp_wire import AgentOutcome, Line, Wire
 from tasks.network.probe.snmp_query import Agent, SnmpQuery, SnmpQueryResult, everything, snmp_query
-from tests.lab.snmp_agent import SWITCH, USERS, SnmpAgent, community, large_table, needs_snmpd, user
 
 Ask = Callable[..., Awaitable[SnmpQueryResult]]
 
