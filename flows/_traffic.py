@@ -150,9 +150,16 @@ def markdown(report: Report) -> str:
     if rows:
         shown = [{key: row[key] for key in ("severity", "analyzer", "what", "do", "times", "frames")} for row in rows]
         lines += ["### Findings", "", markdown_table(shown), ""]
-    seen = [{"analyzer": name, "result": result.headline()} for name, result in report.results.items()]
+    seen = [
+        {"analyzer": name, "result": result.headline()}
+        for name, result in report.results.items()
+        if result.coverage.analyzed
+    ]
     if seen:
         lines += ["### What was seen", "", markdown_table(seen), ""]
+    absent = [name for name, result in report.results.items() if not result.coverage.analyzed]
+    if absent:
+        lines += [f"Not in this capture: {', '.join(absent)}.", ""]
     notes = dict.fromkeys(note for result in report.results.values() for note in result.coverage.notes)
     if notes:
         lines += ["### Notes", "", *(f"- {escape(note)}" for note in notes), ""]

@@ -60,10 +60,10 @@ def _flow_run_name() -> str:
 
 @flow(name="capture-and-analyze", flow_run_name=_flow_run_name, persist_result=False, timeout_seconds=LONGEST_SECONDS)
 async def capture_and_analyze(
-    interface: str | None = None,
-    capture: str | None = None,
+    interface: str = "",
+    capture: str = "",
     filter: str = "",  # noqa: A002  what everybody calls it
-    host: str | None = None,
+    host: str = "",
     port: int | None = None,
     duration: float = 60.0,
     packets: int = 100_000,
@@ -98,11 +98,11 @@ async def capture_and_analyze(
     if (skipped := skipped_late()) is not None:
         return skipped
     chosen = list(dict.fromkeys(analyzers or ANALYZERS))
-    narrowed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    if (interface is None) == (capture is None):
+    narrowed = {key: value for key, value in (("host", host), ("port", port)) if value}
+    if bool(interface) == bool(capture):
         raise InvalidParameters(
             "Give either interface (to listen) or capture (the name of one in the store)"
-            f"{', not both' if interface is not None else ''}.",
+            f"{', not both' if interface else ''}.",
             hint="Captures: signalbox capture list",
         )
     channels = list(notify or [])
@@ -110,7 +110,7 @@ async def capture_and_analyze(
     run_id, url = run_identity()
 
     recorded = ""
-    if interface is not None:
+    if interface:
         asked = {
             "filter": filter,
             "duration": duration,
@@ -125,7 +125,6 @@ async def capture_and_analyze(
         raise InvalidParameters(
             "filter says what to record; it does not narrow a capture of the store. Use host and port."
         )
-    assert capture is not None
 
     report = await _analyze(capture, chosen, {"site": site, **narrowed}, recorded, url, site)
     await _publish(report)
@@ -139,7 +138,9 @@ async def _run(tool: str, params: Mapping[str, Any]) -> Any:
     spec = find_tool(tool)
     checked: ToolParams = validate(spec, params)
     result = await spec.task(checked)
-    await quietly(publish_result(spec, checked, result))
+    # An analyzer whose protocol is not in the capture has nothing for a page; the summary says so in a line.
+    if not isinstance(result, AnalyzerResult) or result.coverage.analyzed:
+        await quietly(publish_result(spec, checked, result))
     return result
 
 
