@@ -51,6 +51,24 @@ def write(path: Path, packets: int) -> int:
     return times * len(records)
 
 
+def write_flood(path: Path, packets: int) -> None:
+    """Write a pcap file of SYNs and DNS questions by turns, each from an address of its own."""
+    opening = struct.pack(">HHIIBBHHH", 1024, 80, 1, 0, 0x50, SYN, 64_000, 0, 0)
+    frames = (_ip("10.0.0.0", "192.0.2.80", 6, opening), _udp("10.0.0.0", 1024, "192.0.2.53", 53, bytes(12)))
+    records = b"".join(struct.pack("<IIII", START_SECONDS, 0, len(frame), len(frame)) + frame for frame in frames)
+    # The offset of the source address's last three bytes, which count.
+    places = (16 + 27, 32 + len(frames[0]) + 27)
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1))
+        for first in range(0, packets // 2, 100_000):
+            number = np.arange(first, min(first + 100_000, packets // 2))
+            rows = np.tile(np.frombuffer(records, np.uint8), (len(number), 1))
+            for place in places:
+                for byte in range(3):
+                    rows[:, place + byte] = number >> 8 * (2 - byte) & 0xFF
+            file.write(rows.tobytes())
+
+
 def _block() -> list[tuple[int, bytes]]:
     """One repetition: some 20,000 packets, sorted by time (microseconds)."""
     packets: list[tuple[int, bytes]] = []

@@ -295,7 +295,7 @@ def as_ipv6_extended(capture: Capture) -> Capture:
         if _kind(frame) != b"\x86\xdd":
             return frame
         header, protocol, rest = frame[14:54], frame[20], frame[54:]
-        hop, route = bytes([43, 0, 1, 4, 0, 0, 0, 0]), bytes([60, 0, 4, 0, 0, 0, 0, 0])
+        hop, route = bytes([43, 0, 1, 4, 0, 0, 0, 0]), bytes([60, 0, 0, 0, 0, 0, 0, 0])
         more = hop + route + bytes([protocol, 1, 1, 12]) + bytes(12) + rest
         return frame[:14] + header[:4] + struct.pack(">HB", len(more), 0) + header[7:] + more
 

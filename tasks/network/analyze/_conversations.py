@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tasks.network.analyze._frames import ACK, SYN, TCP, Frames, address
 from tasks.network.analyze._records import Ints, Mask
 
-MOST_CONVERSATIONS: Final = 400_000
-"""Conversations told apart at once: some 250 bytes each. Packets of further ones are counted, and left out."""
+MOST_CONVERSATIONS: Final = 200_000
+"""Conversations told apart: up to 1 KB each, and three tables of them fit into 512 MB. Packets of further ones are counted."""
 
 _Words = npt.NDArray[np.uint64]
 

@@ -23,6 +23,8 @@ LEAST_HOSTS: Final = 15
 LEAST_FLOOD: Final = 200
 """Handshakes that one port was left with."""
 MOST_FRAMES: Final = 20
+MOST_SUBJECTS: Final = 20_000
+"""Clients and servers that are looked at; a flood of invented addresses must not fill the memory."""
 MOST_SCANS: Final = 50
 _FAILED: Final = (Ending.REFUSED, Ending.UNANSWERED, Ending.HALF_OPEN, Ending.STRAY)
 
@@ -62,7 +64,10 @@ def dissect(path: str, selection: Selection, top: int) -> TcpFacts:
         reader.volume.add(frames, assigned)
         reader.handshakes.add(frames, assigned)
         reader.sequences.add(frames, assigned)
-        counts.analyzed += int(frames.is_tcp.sum())
+        mask = frames.is_tcp
+        counts.analyzed += int(mask.sum())
+        reader.bytes += int(frames.wire_length[mask].sum())
+        reader.payload_bytes += int(frames.payload_wire[mask].sum())
     if reader.conversations.left_out:
         counts.notes.append(
             f"{reader.conversations.left_out} packets belong to conversations beyond the first {reader.conversations.most}."
@@ -73,21 +78,22 @@ def dissect(path: str, selection: Selection, top: int) -> TcpFacts:
 class _Reader:
     def __init__(self, top: int) -> None:
         self.top = top
+        self.bytes = self.payload_bytes = 0
         self.conversations = Conversations(TCP)
         self.volume = Volume(self.conversations)
         self.handshakes = Handshakes(self.conversations)
         self.sequences = Sequences(self.conversations)
 
     def facts(self, counts: Counts) -> TcpFacts:
-        table, size = self.conversations.table, len(self.conversations)
+        size = len(self.conversations)
         self.endings = self.handshakes.endings()
         self.clients = self.conversations.clients()
         scans, scanners = self._scans()
         return TcpFacts(
             coverage=counts.coverage(),
             packets=counts.analyzed,
-            bytes=int(table["bytes"][:size].sum()),
-            payload_bytes=int(table["payload"][:size].sum()),
+            bytes=self.bytes,
+            payload_bytes=self.payload_bytes,
             conversations=size,
             events={event.name.lower(): int(self.sequences.totals[event]) for event in Event},
             resent_bytes=self.sequences.resent_bytes,
@@ -162,7 +168,7 @@ class _Reader:
             if self.conversations.endpoint(identity, client)[0] in scanners:
                 continue
             server = self.conversations.endpoint(identity, 1 - client)
-            if server not in found and len(found) >= 20_000:
+            if server not in found and len(found) >= MOST_SUBJECTS:
                 continue
             entry = found.setdefault(
                 server,
@@ -199,7 +205,7 @@ class _Reader:
             here = self.conversations.endpoint(identity, int(client[identity]))[0]
             server, port = self.conversations.endpoint(identity, 1 - int(client[identity]))
             for key, group, value in (((here, server), ports, port), ((here, port), hosts, server)):
-                if key not in group and len(group) >= 100_000:
+                if key not in group and len(group) >= MOST_SUBJECTS:
                     continue
                 group[key].add(value)  # type: ignore[index,arg-type]
                 stray[key] += int(self.endings[identity] == Ending.STRAY)
@@ -243,6 +249,8 @@ class _Reader:
         for identity in np.flatnonzero(np.isin(self.endings, (Ending.HALF_OPEN, Ending.UNANSWERED))).tolist():
             client = int(self.clients[identity])
             server = self.conversations.endpoint(identity, 1 - client)
+            if server not in counts and len(counts) >= MOST_SUBJECTS:
+                continue
             counts[server] += 1
             if len(sources[server]) < 10_000:
                 sources[server].add(self.conversations.endpoint(identity, client)[0])

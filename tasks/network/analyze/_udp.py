@@ -87,7 +87,7 @@ class _Reader:
         self.conversations.table.column("asker", "i1")
         self.errors: dict[tuple[str, str, int, str], dict[str, Any]] = {}
         self.refused: set[tuple[str, int, str, int]] = set()
-        self.fragments = self.assembled = self.error_count = 0
+        self.fragments = self.assembled = self.wire_bytes = self.payload_bytes = 0
         self.fragment_frames: list[int] = []
 
     def add(self, frames: Frames) -> int:
@@ -105,10 +105,12 @@ class _Reader:
         for error in icmp_errors(frames):
             if error.protocol == UDP:
                 self._note(error)
-        return int(frames.is_udp.sum())
+        mask = frames.is_udp
+        self.wire_bytes += int(frames.wire_length[mask].sum())
+        self.payload_bytes += int(frames.payload_wire[mask].sum())
+        return int(mask.sum())
 
     def _note(self, error: IcmpError) -> None:
-        self.error_count += 1
         key = (error.reason, error.destination, error.destination_port, error.reporter)
         entry = self.errors.get(key)
         if entry is None:
@@ -123,7 +125,7 @@ class _Reader:
             entry["clients"].add(error.source)
         if len(entry["frames"]) < MOST_FRAMES:
             entry["frames"].append(error.frame)
-        if len(self.refused) < 400_000:
+        if len(self.refused) < 100_000:
             self.refused.add((error.source, error.source_port, error.destination, error.destination_port))
 
     def facts(self, counts: Counts) -> UdpFacts:
@@ -137,8 +139,8 @@ class _Reader:
         return UdpFacts(
             coverage=counts.coverage(),
             packets=counts.analyzed,
-            bytes=int(self.bytes.sum()),
-            payload_bytes=int(table["payload"][:size].sum()),
+            bytes=self.wire_bytes,
+            payload_bytes=self.payload_bytes,
             conversations=size,
             answered=int(self.answered.sum()),
             unanswered=int(unanswered.sum()),
