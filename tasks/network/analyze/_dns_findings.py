@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from tasks.network.analyze._dns_local import LLMNR, MDNS, NETBIOS, LocalNames
 from tasks.network.analyze._dns_message import DNSSEC_ERRORS, EXTENDED_ERRORS, RCODES
 from tasks.network.analyze._dns_traffic import Pair, Server, Traffic
+from tasks.network.analyze._report import plain_finding
 
 MOST_OF_A_KIND: Final = 5
 """Findings of one kind; those left out are counted in the last one's words by their number in the tables."""
@@ -21,21 +23,7 @@ UNASKED: Final = 20
 FEW: Final = 5
 
 Found = dict[str, Any]
-
-
-def finding(
-    severity: str, code: str, what: str, why: str, action: str, count: int = 1, frames: list[int] | None = None
-) -> Found:
-    """Make a finding as plain data, to be carried to the process that asked."""
-    return {
-        "severity": severity,
-        "code": f"dns.{code}",
-        "what": what,
-        "why": why,
-        "action": action,
-        "count": max(1, count),
-        "frames": sorted(set(frames or []))[:20],
-    }
+finding = partial(plain_finding, "dns")
 
 
 def find(traffic: Traffic, local: list[LocalNames]) -> list[Found]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from tasks.network.analyze._http_message import address_of
 from tasks.network.analyze._http_traffic import Traffic
+from tasks.network.analyze._report import plain_finding
 
 MOST_OF_A_KIND: Final = 5
 FEW: Final = 5
@@ -19,21 +21,7 @@ PROBES: Final = 30
 LOOP: Final = 5
 
 Found = dict[str, Any]
-
-
-def finding(
-    severity: str, code: str, what: str, why: str, action: str, count: int = 1, frames: list[int] | None = None
-) -> Found:
-    """Make a finding as plain data, to be carried to the process that asked."""
-    return {
-        "severity": severity,
-        "code": f"http.{code}",
-        "what": what,
-        "why": why,
-        "action": action,
-        "count": max(1, count),
-        "frames": sorted(set(frames or []))[:20],
-    }
+finding = partial(plain_finding, "http")
 
 
 def find(traffic: Traffic) -> list[Found]:

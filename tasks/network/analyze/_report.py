@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,3 +89,25 @@ def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
     """Sort findings by severity, then by how often they were seen; what is over the limit is left out."""
     ordered = sorted(findings, key=lambda finding: (-finding.severity.rank, -finding.count, finding.code, finding.what))
     return ordered[:MOST_FINDINGS]
+
+
+def plain_finding(
+    protocol: str,
+    severity: str,
+    code: str,
+    what: str,
+    why: str,
+    action: str,
+    count: int = 1,
+    frames: Iterable[int] | None = None,
+) -> dict[str, Any]:
+    """Make a finding as plain data, in the child that reads a capture, to be carried to the process that asked."""
+    return {
+        "severity": severity,
+        "code": f"{protocol}.{code}",
+        "what": what,
+        "why": why,
+        "action": action,
+        "count": max(1, count),
+        "frames": sorted(set(frames or ()))[:MOST_FRAMES],
+    }
