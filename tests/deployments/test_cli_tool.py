@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from deployments.cli import main
-from deployments.cli.tool import _command_line, _parse
+from deployments.cli._options import command_line
+from deployments.cli._options import parse as parse_options
 from tasks.core.errors import InvalidParameters
 from tasks.core.registry import ToolSpec, find_tool, load_tools
 from tasks.core.tool import validate
@@ -20,7 +21,7 @@ every_tool = pytest.mark.parametrize("spec", list(load_tools().values()), ids=la
 
 
 def parse(tool: str, *options: str) -> dict[str, Any]:
-    asked = _parse(find_tool(tool), options)
+    asked = parse_options(find_tool(tool), options)
     assert asked is not None
     return asked[0]
 
@@ -106,6 +107,6 @@ def test_the_command_lines_shown_as_examples_give_the_examples_parameters(spec: 
     import shlex
 
     for example in spec.examples:
-        asked = _parse(spec, shlex.split(_command_line(spec, example.params)))
+        asked = parse_options(spec, shlex.split(command_line(spec, example.params)))
         assert asked is not None
         assert validate(spec, asked[0]) == validate(spec, example.params)
