@@ -142,6 +142,19 @@ def test_reordered_repeated_and_overlapping_segments_give_the_same_bytes(seed: i
         assert listener.missing[side] or said == right
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 0, 2)])
+def test_segments_that_overlap_give_each_byte_once(order: Sequence[int], tmp_path: Path) -> None:
+    whole = random.Random(5).randbytes(300)
+    pieces = [whole[:100], whole[50:200], whole[150:]]
+    packets = tcp_talk([], farewell="none")
+    for place, which in enumerate(order):
+        seq = 1001 + (0, 50, 150)[which]
+        frame = tcp("10.0.0.1", 50_000, "10.0.0.2", 80, pieces[which], seq=seq, ack=5001)
+        packets.append(Packet(NOON_NS + (place + 9) * 1_000_000, frame))
+    (listener,) = listen(packets, tmp_path / "overlap.pcap")
+    assert listener.said[True] == whole and not any(listener.missing.values())
+
+
 def test_a_lost_segment_is_a_gap_of_its_length(tmp_path: Path) -> None:
     packets = tcp_talk(HELLO)
     place = max(range(len(packets)), key=lambda n: len(packets[n].data))

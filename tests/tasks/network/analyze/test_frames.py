@@ -143,6 +143,15 @@ def test_a_missing_fragment_is_noted_and_memory_stays_bounded(tmp_path: Path) ->
     assert fragments.size == sum(entry.size for entry in fragments.pending.values())
 
 
+def test_fragments_that_overlap_do_not_hide_a_hole() -> None:
+    fragments = Fragments()
+    assert fragments.add((1,), 0, True, bytes(16)) is None
+    assert fragments.add((1,), 8, True, bytes(16)) is None
+    assert fragments.add((1,), 40, False, bytes(8)) is None
+    assert fragments.add((1,), 8, True, bytes(32)) == bytes(48)
+    assert not fragments.pending and fragments.size == 0
+
+
 @given(data=st.binary(min_size=1, max_size=400), cuts=st.lists(st.integers(1, 50), max_size=6), seed=st.integers(0, 99))
 def test_fragments_in_any_order_and_overlapping_make_the_datagram(data: bytes, cuts: list[int], seed: int) -> None:
     edges = sorted({0, len(data), *(8 * edge for edge in cuts if 8 * edge < len(data))})

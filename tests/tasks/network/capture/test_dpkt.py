@@ -28,6 +28,7 @@ from lab.captures import (
 
 from blocks.captures import CaptureStore
 from tasks.core.models import ToolResult
+from tasks.network.analyze import _records
 from tasks.network.analyze._selection import ALL, Selection
 from tasks.network.capture._dpkt_summary import MOST_POINTS, SIZES, CaptureFacts, summarize
 from tasks.network.capture.dpkt import CaptureSummary, dpkt
@@ -139,6 +140,15 @@ def test_the_rate_has_every_stretch_of_time_and_not_too_many(tmp_path: Path) -> 
         )
         assert 1 <= len(facts.rate) <= 2 * MOST_POINTS
         assert sum(many for _, many, _ in facts.rate) == facts.coverage["packets"]
+
+
+def test_a_capture_that_goes_on_makes_the_stretches_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_records, "LEAST_PIECE", 600)
+    monkeypatch.setattr(_records, "MOST_PIECE", 600)
+    packets = [Packet(NOON_NS + n * SECOND, ARP) for n in range(1000)]
+    facts = read(packets, tmp_path / "long.pcap")
+    assert facts.interval_ns == 5 * SECOND and {many for _, many, _ in facts.rate} == {5}
+    assert facts.rate[0][0] == NOON_NS and len(facts.rate) == 200
 
 
 def test_wrapped_and_unknown_traffic_is_named(tmp_path: Path) -> None:
