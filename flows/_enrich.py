@@ -27,6 +27,8 @@ BATCH = 100
 """Services asked about in one call: what it says fits the ledger."""
 MOST_SERVICES = 8
 """Services of one host that are read, lowest ports first: one with hundreds is a trap or a test."""
+SERVICE_SECONDS = 3.0
+"""Longest wait for one connection: these services answered nmap a moment ago, and what is slower is read next time."""
 SNMP_VIEWS = [View.SYSTEM, View.INTERFACES, View.ADDRESSES, View.ENTITY]
 SNMP_SECONDS = 20.0
 _TLS_NAMES = frozenset({"tls", "smtps", "imaps", "pop3s", "ldaps", "ftps", "ircs", "sips", "domain-s"})
@@ -146,7 +148,7 @@ async def _identities(batch: list[str], site: str) -> Sequence[Identity]:
     try:
         # Not tried again: what is not read today is read by the next discovery.
         answer: ServiceIdentityResult = await service_identity.spec.task.with_options(retries=0)(
-            ServiceIdentity(endpoints=batch, site=site)
+            ServiceIdentity(endpoints=batch, site=site, timeout=SERVICE_SECONDS)
         )
         if answer.report is not None:
             answer = ServiceIdentityResult.model_validate_json(await _file(answer.report))

@@ -6,10 +6,12 @@ that host in the inventory. Nobody logs in, and the connection ends before encry
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import secrets
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +24,10 @@ OUR_VERSION = b"SSH-2.0-signalbox"
 MOST_PACKET = 35000
 """Largest packet every implementation takes (RFC 4253 section 6.1)."""
 MOST_GREETING = 8192
+LEAST_SILENCE_SECONDS = 1.0
+SILENCE_FACTOR = 10
+"""How long a server that has greeted may say nothing before its side of the key exchange, in times of what its greeting took: sending it
+needs no computing, so who is silent for longer is no SSH server behind the greeting (a trap, a stuck device)."""
 _DISCONNECT, _IGNORE, _UNIMPLEMENTED, _DEBUG, _EXT_INFO, _KEXINIT, _INIT, _REPLY = 1, 2, 3, 4, 7, 20, 30, 31
 _MOST_PACKETS = 16
 
@@ -84,10 +90,12 @@ async def read_host_key(stream: Stream) -> HostKey:
         OSError: The connection broke.
     """
     reader = _Reader(stream)
+    began = time.monotonic()
     banner = await _greeting(reader)
     text = banner.decode("latin-1")
+    silence = max(LEAST_SILENCE_SECONDS, SILENCE_FACTOR * (time.monotonic() - began))
     try:
-        return await _exchange(reader, banner, text)
+        return await _exchange(reader, banner, text, silence)
     except NoHostKey as problem:
         raise NoHostKey(str(problem), text) from None
     except (ValueError, IndexError, struct.error, UnsupportedAlgorithm):
@@ -108,10 +116,14 @@ async def _greeting(reader: _Reader) -> bytes:
     raise NoHostKey("no SSH server greets there")
 
 
-async def _exchange(reader: _Reader, banner: bytes, text: str) -> HostKey:
+async def _exchange(reader: _Reader, banner: bytes, text: str, silence: float) -> HostKey:
     ours = _kexinit()
     await reader.stream.send(OUR_VERSION + b"\r\n" + _packet(ours))
-    theirs = await reader.message(_KEXINIT)
+    try:
+        async with asyncio.timeout(silence):
+            theirs = await reader.message(_KEXINIT)
+    except TimeoutError:
+        raise NoHostKey("it greets, and says nothing after that") from None
     lists = _Fields(theirs[17:])
     their_exchanges, their_keys = lists.names(), lists.names()
     exchange = _first(_EXCHANGES, their_exchanges, "key exchange")

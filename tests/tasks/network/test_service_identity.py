@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -166,6 +167,20 @@ async def _pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, show
     writer.write(ssh._packet(b"\x02ignore me") + ssh._packet(reply))
     await writer.drain()
     await reader.read()
+
+
+async def test_a_server_that_only_greets_is_not_waited_for_to_the_end(read: Read) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-trap\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    began = time.monotonic()
+    found = await read(f"ssh://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=25)
+    server.close()
+    assert (found.outcome, found.banner) == (Reading.OTHER, "SSH-2.0-trap") and "greets" in (found.detail or "")
+    assert time.monotonic() - began < 20
 
 
 class _Bytes:
