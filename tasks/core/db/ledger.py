@@ -104,7 +104,7 @@ def last_results(
 ) -> Sequence[RowMapping]:
     """Return run, time and result of a tool's latest completed runs against a target, the newest first.
 
-    Read backwards along the index on time, so that what was run lately is found at once.
+    Read backwards along an index of its own, so that what was run lately is found at once.
 
     Args:
         connection: Inside a transaction.

@@ -235,7 +235,7 @@ async def test_without_the_capability_it_says_how_to_get_it(tmp_path: Path) -> N
         timeout=60,
         env={"PYTHONPATH": str(Path.cwd()), "SIGNALBOX_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path)},
     )
-    assert done.stdout.startswith(b"MissingProgram ARP needs CAP_NET_RAW") and b"setpriv" in done.stdout
+    assert done.stdout.startswith(b"MissingProgram ARP needs CAP_NET_RAW") and b"signalbox doctor" in done.stdout
 
 
 def _number(address: str) -> int:
