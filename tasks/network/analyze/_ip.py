@@ -214,7 +214,7 @@ def _gre(cursor: Cursor, rows: Ints) -> Ints:
     size += 4 * ((flags & 7 == 1) & (flags & 0x80 != 0))
     cursor.at[rows] += size
     known = np.isin(kind, (IPV4, IPV6, PPP, TEB)) & (flags & 0x4000 == 0)  # source routes: nobody uses them
-    # What GRE carries without payload (keep-alives) or in another protocol ends here, as GRE.
+    # What GRE carries without payload (a keep-alive) or in another protocol ends here, as GRE.
     known &= cursor.at[rows] < cursor.end[rows]
     cursor.ready[rows[~known]] = True
     cursor.kind[rows[known]] = np.where(kind[known] == TEB, ETHERNET_AGAIN, kind[known])

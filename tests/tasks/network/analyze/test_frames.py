@@ -146,7 +146,7 @@ def test_a_missing_fragment_is_noted_and_memory_stays_bounded(tmp_path: Path) ->
 def test_fragments_that_overlap_do_not_hide_a_hole() -> None:
     fragments = Fragments()
     assert fragments.add((1,), 0, True, bytes(16)) is None
-    assert fragments.add((1,), 8, True, bytes(16)) is None
+    assert fragments.add((1,), 8, True, bytes(24)) is None
     assert fragments.add((1,), 40, False, bytes(8)) is None
     assert fragments.add((1,), 8, True, bytes(32)) == bytes(48)
     assert not fragments.pending and fragments.size == 0
