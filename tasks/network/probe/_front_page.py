@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
+from tasks.network.probe._page import is_charset
+
 MOST_BYTES = 32 << 10
 """How much of a page is read: titles stand at its beginning."""
 MOST_HEAD = 16 << 10
 LONGEST = 200
 
 _STATUS = re.compile(rb"HTTP/1\.[01] +(\d{3})\b")
-_TITLE = re.compile(rb"<title\b[^>]*>(.*?)</title\s*>", re.IGNORECASE | re.DOTALL)
+# A title ends where another begins, so that no part of a page is looked through again and again.
+_TITLE = re.compile(rb"<title\b[^<>]{0,200}>([^<]*(?:<(?!/?title\b)[^<]*)*)</title\s*>", re.IGNORECASE)
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
 
 
@@ -133,7 +136,7 @@ def _joined(body: bytes) -> bytes:
 
 def _decoded(text: bytes, content_type: str, body: bytes) -> str:
     named = _CHARSET.search(content_type.encode()) or _CHARSET.search(body[:2048])
-    for charset in ([named[1].decode()] if named else []) + ["utf-8"]:
+    for charset in ([named[1].decode()] if named and is_charset(named[1].decode()) else []) + ["utf-8"]:
         try:
             return text.decode(charset)
         except (LookupError, ValueError):

@@ -193,6 +193,17 @@ async def test_a_page_is_decoded_by_the_charset_its_server_names(check):
             assert seen.state == "ok" and seen.title == "Büro"
 
 
+@pytest.mark.parametrize("charset", ["idna", "undefined", "punycode", "unicode_escape", "raw_unicode_escape", "zlib"])
+async def test_a_charset_that_no_page_is_written_in_neither_breaks_the_check_nor_delays_it(check, charset):
+    body = b"<title>Shop</title>\\x-" + b"b" * 200_000
+    with HttpEndpoint() as server:
+        server.reply(Reply(200, body, {"Content-Type": f"text/html; charset={charset}"}))
+        began = time.process_time()
+        seen = await check(server.url, max_bytes=1 << 20)
+    assert seen.state == "ok" and seen.title == "Shop" and seen.body_bytes == len(body)
+    assert time.process_time() - began < 5  # decoding that much punycode takes 17 s
+
+
 # --- redirects ----------------------------------------------------------------------------------------------------------------
 
 

@@ -336,12 +336,23 @@ def test_no_bytes_of_a_stranger_break_the_front_page(data: bytes) -> None:
             assert parse(head + data).status
 
 
+@pytest.mark.parametrize("unit", [b"<title>", b"<title ", b"<title></titl", b"</title", b"<"])
+def test_the_cost_of_a_front_page_grows_with_its_length_and_not_with_its_square(unit: bytes) -> None:
+    body = (unit * 32_000)[:32_000]
+    began = time.process_time()
+    assert parse(page(body)).title is None
+    assert time.process_time() - began < 0.1
+
+
 def test_titles_are_read_in_the_charset_the_page_names() -> None:
     umlaut = "<title>Tür</title>"
     assert parse(page(umlaut.encode("latin-1"), "Content-Type: text/html; charset=iso-8859-1")).title == "Tür"
     assert parse(page(umlaut.encode())).title == "Tür"
     assert parse(page(b'<meta charset="shift_jis">' + "<title>カメラ</title>".encode("shift_jis"))).title == "カメラ"
     assert parse(page(umlaut.encode("latin-1"), "Content-Type: text/html; charset=nonsense")).title == "Tür"
+    for odd in ("punycode", "unicode_escape", "undefined"):
+        assert parse(page(rb"<title>a\u0041-b</title>", f"Content-Type: text/html; charset={odd}")).title == r"a\u0041-b"
+    assert parse(page(b"<title>a <b> c</title>")).title == "a <b> c"
     chunked = b"6\r\n<title\r\n9\r\n>Door</ti\r\n4\r\ntle>\r\n0\r\n\r\n"
     assert parse(page(chunked, "Transfer-Encoding: chunked")).title == "Door"
 
