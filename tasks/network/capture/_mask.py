@@ -63,12 +63,17 @@ _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
         (rb"(?i)(?:" + _NAMES + rb")[\w.-]{0,30}[\"']?\s{0,4}[=:]\s{0,4}(" + _VALUE + rb")", 0),
         # <wsse:Password Type="...">value</...>
         (rb"(?i)<(?:\w{1,30}:)?[\w-]{0,30}(?:password|passwd|passphrase|secret|token)\b[^<>]{0,500}>([^<]+)<", 0),
-        # multipart/form-data: a part that is called so
-        (rb"(?i)name=\"?[\w.-]{0,30}(?:" + _NAMES + rb")[\w.-]{0,30}\"?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]+)", 0),
+        # multipart/form-data: a part that is called so. Its headers end where those of another part begin.
+        (
+            rb"(?im)(?:^content-disposition:|\A)[^\r\n]{0,200}?name=\"?[\w.-]{0,30}(?:"
+            + _NAMES
+            + rb")[^\r\n]*(?:\r\n(?!content-disposition:)[^\r\n]+)*+\r\n\r\n([^\r\n]+)",
+            0,
+        ),
         # scheme://user:password@host
         (rb"(?i)[a-z][a-z0-9+.-]{1,20}://[^\s/?#@:\"'<>]{0,256}:([^\s/?#@\"'<>]{1,256})@", 0),
         (rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(.*?)(?:-----END|\Z)", re.DOTALL),
-        (rb"\b(eyJ[\w-]{8,}\.eyJ[\w-]{2,}\.[\w-]*)", 0),
+        (rb"(?<![\w-])(eyJ[\w-]{8,}\.eyJ[\w-]{2,}\.[\w-]*)", 0),
         # FTP, POP3, IRC: PASS; FTP: ACCT; POP3: APOP user digest; NNTP; IRC: OPER user password
         (
             rb"(?im)^"

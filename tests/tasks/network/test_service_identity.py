@@ -351,7 +351,9 @@ def test_titles_are_read_in_the_charset_the_page_names() -> None:
     assert parse(page(b'<meta charset="shift_jis">' + "<title>カメラ</title>".encode("shift_jis"))).title == "カメラ"
     assert parse(page(umlaut.encode("latin-1"), "Content-Type: text/html; charset=nonsense")).title == "Tür"
     for odd in ("punycode", "unicode_escape", "undefined"):
-        assert parse(page(rb"<title>a\u0041-b</title>", f"Content-Type: text/html; charset={odd}")).title == r"a\u0041-b"
+        assert (
+            parse(page(rb"<title>a\u0041-b</title>", f"Content-Type: text/html; charset={odd}")).title == r"a\u0041-b"
+        )
     assert parse(page(b"<title>a <b> c</title>")).title == "a <b> c"
     chunked = b"6\r\n<title\r\n9\r\n>Door</ti\r\n4\r\ntle>\r\n0\r\n\r\n"
     assert parse(page(chunked, "Transfer-Encoding: chunked")).title == "Door"

@@ -36,6 +36,9 @@ ENCODED = base64.b64encode(b"\0bob\0" + SECRET)
         b"{'api_key': '%s'}",
         b'<wsse:Password Type="http://x#PasswordText">%s</wsse:Password>',
         b'--x\r\nContent-Disposition: form-data; name="password"\r\n\r\n%s\r\n--x--',
+        b'--x\r\ncontent-disposition: form-data; name="f[new_password]"\r\nContent-Type: text/plain\r\n\r\n%s\r\n--x--',
+        b'ion: form-data; name="password"\r\n\r\n%s\r\n--x--',
+        b"x=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.%s",
         b"GET http://bob:%s@proxy.example/ HTTP/1.1\r\n",
         b"-----BEGIN RSA PRIVATE KEY-----\n%s\n-----END RSA PRIVATE KEY-----\n",
         b"USER bob\r\nPASS %s\r\nCWD /\r\n",
@@ -112,7 +115,8 @@ def test_any_bytes_can_be_masked_whole_or_in_pieces(data: bytes, cuts: list[int]
 @pytest.mark.parametrize(
     "unit",
     [b"A", b"a=", b"password", b"pass:", b"://a:", b'"', b"\\", b"name=\r\n", b" ", b"\r\n ", b"<token", b"eyJ", b"AUTH A\r\n",
-     b"$4\r\nAUTH\r\n$1\r\n", b"\x60\x00", b"x" * 50 + b"=", b"-----BEGIN PRIVATE KEY-----", b"Cookie:", b"\n"],
+     b"$4\r\nAUTH\r\n$1\r\n", b"\x60\x00", b"x" * 50 + b"=", b"-----BEGIN PRIVATE KEY-----", b"Cookie:", b"\n",
+     b"name=password;", b"name=password\r\n", b"Content-Disposition: x; name=password\r\n", b"eyJaaaaaaaa-", b"eyJaaaaaaaa.eyJaaa"],
 )  # fmt: skip
 def test_the_cost_grows_with_the_payload_and_not_with_its_square(unit: bytes) -> None:
     def seconds(size: int) -> float:
