@@ -59,13 +59,21 @@ _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
             0,
         ),
         (rb"(?i)\b(?:basic|bearer)[ \t]+([a-z0-9+/_.~=-]{8,})", 0),
-        # name=value, "name": "value", name: value
-        (rb"(?i)(?:" + _NAMES + rb")[\w.-]{0,30}[\"']?\s{0,4}[=:]\s{0,4}(" + _VALUE + rb")", 0),
+        # name=value, "name": "value", name: value; user[name]=value as forms of Rails and PHP have it; JSON inside JSON
+        (
+            rb"(?i)(?:"
+            + _NAMES
+            + rb")[\w.-]{0,30}(?:\]|%5d){0,3}\\?[\"']?\s{0,4}[=:]\s{0,4}("
+            + rb"\\\"[^\"\\\r\n]{1,4096}|"
+            + _VALUE
+            + rb")",
+            0,
+        ),
         # <wsse:Password Type="...">value</...>
         (rb"(?i)<(?:\w{1,30}:)?[\w-]{0,30}(?:password|passwd|passphrase|secret|token)\b[^<>]{0,500}>([^<]+)<", 0),
         # multipart/form-data: a part that is called so. Its headers end where those of another part begin.
         (
-            rb"(?im)(?:^content-disposition:|\A)[^\r\n]{0,200}?name=\"?[\w.-]{0,30}(?:"
+            rb"(?im)(?:^content-disposition:|\A)[^\r\n]{0,200}?name=\"?[\w.\[\]-]{0,40}(?:"
             + _NAMES
             + rb")[^\r\n]*(?:\r\n(?!content-disposition:)[^\r\n]+)*+\r\n\r\n([^\r\n]+)",
             0,
