@@ -26,6 +26,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _INCOMING = ".incoming"
 _ABANDONED_AFTER = 86_400.0  # seconds; no tool writes longer than its deadline, 1,800 s at most
 _CHUNK = 1 << 20
+_LONGEST_PART = 200
+"""Longest name of a file or folder: file systems take 255, and what is written beside a file has its name with a little more."""
 YOUNG = 3600.0
 """Seconds in which a file is not removed for want of room: whoever made it is likely about to read it."""
 
@@ -191,8 +193,16 @@ class CaptureStore(Block):
         """
         if len(name) > 400 or not _NAME.fullmatch(name):
             raise ValueError(f"{name[:80]!r} is not a name in the store; right would be nmap/2024-05-01/sweep.xml")
+        if len(max(name.split("/"), key=len)) > _LONGEST_PART:
+            raise ValueError(
+                f"{name[:80]!r}... is too long: between slashes a name has at most {_LONGEST_PART} characters"
+            )
         path = self.folder / name
-        if path.resolve() != self.folder.resolve() / name:
+        try:
+            inside = path.resolve() == self.folder.resolve() / name
+        except (OSError, RuntimeError):  # a link that leads to itself: one or the other, by Python's version
+            inside = False
+        if not inside:
             raise ValueError(f"{name!r} leads out of the store by a symbolic link")
         return path
 

@@ -173,6 +173,6 @@ async def opened(params: CaptureInput) -> AsyncIterator[Opened]:
             raise InvalidParameters(f"{error}.", hint="Names: signalbox capture list") from None
         except IsADirectoryError:
             raise InvalidParameters(f"{name} is a folder of the store.", hint="Names: signalbox capture list") from None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There is no capture {name} in the store.", hint="See: signalbox capture list") from None
         yield Opened(path=path, ref=run.file_ref(stored), recording=recording)

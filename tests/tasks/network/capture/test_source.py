@@ -84,6 +84,9 @@ async def test_a_capture_of_the_store_is_not_pruned_while_it_is_open(store: Capt
         ("report.xml", InvalidParameters, "is not a capture"),
         ("empty", InvalidParameters, "is not a capture"),
         ("folder", InvalidParameters, "folder"),
+        ("empty/x.pcap", NotFound, "no capture empty/x.pcap"),
+        ("a" * 300, InvalidParameters, "too long: .* at most 200"),
+        ("loop", InvalidParameters, "symbolic link"),
     ],
 )
 async def test_what_cannot_be_opened_says_why(
@@ -92,6 +95,7 @@ async def test_what_cannot_be_opened_says_why(
     store.write("report.xml", b"<nmaprun/>")
     store.write("empty", b"")
     store.write("folder/x.pcap", PCAP)
+    (store.folder / "loop").symlink_to("loop")
     with run_of(store), pytest.raises(error, match=says):
         async with opened(CaptureInput(capture=name)):
             pass
