@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from pydantic import BaseModel
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 from flows._text import escape, facts, markdown_table, tables
 from tasks.core.models import FileRef, ToolParams, ToolResult
 from tasks.core.registry import ToolSpec
+from tasks.core.settings import settings
 
 MOST_ROWS = 500
 """Rows of a table artifact; the ledger and the evidence have the rest."""
@@ -38,6 +41,34 @@ def files(value: Any) -> list[FileRef]:
     return []
 
 
+def download_url(site: str, name: str) -> str | None:
+    """Return the address that hands out a file of the store; None where nothing does: on a worker without the embedded stack."""
+    base = settings().downloads_url
+    return f"{base}/captures/{site}/{quote(name)}" if base else None
+
+
+def file_lines(refs: Sequence[FileRef]) -> list[str]:
+    """Say in markdown how to get at files of the store: by a link in a browser on this machine, by a command elsewhere."""
+    if not refs:
+        return []
+    shown = refs[:MOST_FILES]
+    lines = ["### Files", ""]
+    for ref in shown:
+        url = download_url(ref.site, ref.name)
+        if url is not None:
+            lines.append(f"- [Download {escape(ref.name)}]({url}) ({ref.size_bytes:,} bytes)")
+    if lines[2:]:
+        lines += ["", "The links ask for the login of these pages. On the machine itself, without a browser:", ""]
+    else:
+        lines += ["To get them, where the store is:", ""]
+    here = settings().site
+    commands = [f"signalbox capture save {ref.name}{f' --site {ref.site}' if ref.site != here else ''}" for ref in shown]
+    lines += ["```", *commands, "```", ""]
+    if len(refs) > MOST_FILES:
+        lines += [f"... and {len(refs) - MOST_FILES} more: signalbox capture list", ""]
+    return lines
+
+
 async def publish_result(spec: ToolSpec, params: ToolParams, result: ToolResult) -> None:
     """Put a tool's result on the run page: one summary a person reads, and a table artifact for each list."""
     found = tables(result)
@@ -47,10 +78,7 @@ async def publish_result(spec: ToolSpec, params: ToolParams, result: ToolResult)
         lines += [markdown_table([{"what": name, "value": value} for name, value in said.items()], most=40), ""]
     for title, rows in found:
         lines += [f"### {title}", "", markdown_table(rows), ""]
-    if refs := files(result):
-        # Prefect's pages show no link to a file of the worker's, and strip data: links: the command is the way to it.
-        commands = [f"signalbox capture save {ref.name}" for ref in refs[:MOST_FILES]]
-        lines += ["### Files", "", "To get them, where the store is:", "", "```", *commands, "```", ""]
+    lines += file_lines(files(result))
     asked = json.dumps(params.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
     lines += [f"Asked: `{spec.name}` with `{asked[:1000].replace('`', chr(39))}`"]
     await acreate_markdown_artifact(

@@ -75,6 +75,14 @@ class Api:
                 f"The Prefect API at {self.url} does not answer: {reason}.", "See: signalbox status"
             ) from None
 
+    def answers(self, path: str, timeout: float = 5.0) -> bool:
+        """Whether a GET of this path is answered well."""
+        try:
+            self.call("GET", path, timeout=timeout)
+        except StackError:
+            return False
+        return True
+
     def healthy(self, timeout: float = 5.0) -> bool:
         """Whether the server answers and reaches its database."""
         try:

@@ -36,6 +36,7 @@ class Home:
         self.lock = self.run / "lock"
         self.state = self.run / "state.json"
         self.endpoint = self.run / "endpoint.json"
+        self.downloads = self.run / "downloads.json"
 
     def prepare(self) -> None:
         """Make the folders, each for this user alone.

@@ -48,6 +48,27 @@ def choose_port(explicit: int | None, recorded: int | None) -> tuple[int, str | 
     )
 
 
+def choose_port_after(port: int, recorded: int | None) -> int:
+    """Return the port for what runs beside the Prefect server: that of the last run, else the next free one.
+
+    Args:
+        port: The Prefect server's, or the one it would have.
+        recorded: The port of the last run; preferred, so that links on pages stay right.
+
+    Raises:
+        StackError: No port is free.
+    """
+    if recorded is not None and recorded != port and is_free(recorded):
+        return recorded
+    # Behind the very last port it goes on at the usual place.
+    for candidate in (*range(port + 1, port + 1 + SEARCHED), *range(DEFAULT_PORT, DEFAULT_PORT + SEARCHED)):
+        if candidate <= 65535 and candidate != port and is_free(candidate):
+            return candidate
+    raise StackError(
+        f"None of the {SEARCHED} ports after {port} on 127.0.0.1 is free.", "Choose another place with SIGNALBOX_PORT."
+    )
+
+
 def explicit_port() -> int | None:
     """Return the port the environment asks for.
 

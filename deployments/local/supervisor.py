@@ -29,7 +29,7 @@ from deployments.local import variables as env
 from deployments.local.api import Api
 from deployments.local.errors import StackError
 from deployments.local.home import Home
-from deployments.local.ports import choose_port, explicit_port
+from deployments.local.ports import choose_port, choose_port_after, explicit_port
 from deployments.local.postgres import EmbeddedPostgres
 from deployments.local.processes import Identity, identify
 from deployments.local.scheduler import PATIENCE, SchedulerCheck
@@ -39,6 +39,7 @@ PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 SERVER_TIMEOUT = 180.0
 JOB_TIMEOUT = 300.0
 WORKER_TIMEOUT = 90.0
+DOWNLOADS_TIMEOUT = 60.0
 FLOW_GRACE = 15.0
 """Seconds a running flow gets to write its last state before it is killed."""
 LONGEST_BACKOFF = 60.0
@@ -147,8 +148,11 @@ class Supervisor:
             bootstrap = self._job("bootstrap", [sys.executable, "-m", "deployments.bootstrap"])
             self._finish_job("bootstrap", bootstrap, "Deployments and default blocks cannot be made")
             self._step("Work pool, blocks, limits and deployments are in place.")
+            downloads = self._start_downloads()
             self._start_worker(api)
             self._step("The worker is up.")
+            self._await("downloads", lambda: downloads.answers("/health", timeout=2), DOWNLOADS_TIMEOUT)
+            self._step(f"Captures can be downloaded from {downloads.url}")
             self._check_scheduler(check)
         finally:
             check.close()
@@ -199,6 +203,18 @@ class Supervisor:
         self._children["worker"] = self._starters["worker"]()
         self._note("worker", self._children["worker"], f"work pool {env.POOL}")
         self._await("worker", lambda: _heard_of(api, name, begun), WORKER_TIMEOUT)
+
+    def _start_downloads(self) -> Api:
+        """Start what hands out captures, before the worker: its flows are told the address."""
+        server = env.recorded_port(self._home) if "prefect-server" in self._children else explicit_port()
+        port = choose_port_after(server or env.DEFAULT_PORT, env.recorded_downloads_port(self._home))
+        url = env.record_downloads(self._home, port)
+        command = [sys.executable, "-m", "deployments.downloads", str(port)]
+        variables = env.child_environment(self._home, self._state.mark)
+        self._starters["downloads"] = lambda: self._spawn("downloads", command, variables)
+        self._children["downloads"] = self._starters["downloads"]()
+        self._note("downloads", self._children["downloads"], url)
+        return Api(url, env.downloads_login(self._home))
 
     def _check_scheduler(self, check: SchedulerCheck) -> None:
         end = time.monotonic() + PATIENCE
@@ -349,6 +365,10 @@ class Supervisor:
             processes.end(engines, grace=FLOW_GRACE)
             processes.end([found] if (found := identify(worker.pid)) else [], grace=FLOW_GRACE)
             state.stopped.append("worker")
+        downloads = self._children.get("downloads")
+        if downloads is not None and downloads.poll() is None:
+            # It ends with the rest below.
+            state.stopped.append("downloads")
         # While the server still answers, so that a flow's last state is not lost.
         rest = [process for process in self._everything() if process.pid not in kept]
         processes.end(rest, grace=FLOW_GRACE)

@@ -82,6 +82,8 @@ def environment(home: Path) -> dict[str, str]:
         result["PREFECT_UI_URL"] = api.removesuffix("/api") + UI_PATH
     if (database := external_database()) is not None:
         result["SIGNALBOX_DATABASE_URL"] = database
+    if (downloads := downloads_url(place)) is not None:
+        result["SIGNALBOX_DOWNLOADS_URL"] = downloads
     return result
 
 
@@ -230,16 +232,42 @@ def record_endpoint(home: Home, port: int) -> str:
 
 def recorded_port(home: Home) -> int | None:
     """Return the port of the last run, so that bookmarks and shells stay right."""
-    return _endpoint(home).get("port")  # type: ignore[return-value]
+    return _record(home.endpoint).get("port")  # type: ignore[return-value]
+
+
+def record_downloads(home: Home, port: int) -> str:
+    """Write down where files of the capture store are handed out and return that address."""
+    url = f"http://127.0.0.1:{port}"
+    home.write_private(home.downloads, json.dumps({"port": port, "url": url}))
+    return url
+
+
+def recorded_downloads_port(home: Home) -> int | None:
+    """Return the port of the last run, so that links on the pages of earlier runs stay right."""
+    return _record(home.downloads).get("port")  # type: ignore[return-value]
+
+
+def downloads_url(home: Home) -> str | None:
+    """Return where files of the capture store are handed out; None before the first start."""
+    return _record(home.downloads).get("url")  # type: ignore[return-value]
+
+
+def downloads_login(home: Home) -> str:
+    """Return the login of the downloads: the Prefect API's; one of this home's own where that has none a browser could give."""
+    with suppress(StackError):
+        text = environment(home.folder).get("PREFECT_API_AUTH_STRING", "")
+        if ":" in text:
+            return text
+    return auth_string(home)
 
 
 def _recorded_api(home: Home) -> str | None:
-    return _endpoint(home).get("api_url")  # type: ignore[return-value]
+    return _record(home.endpoint).get("api_url")  # type: ignore[return-value]
 
 
-def _endpoint(home: Home) -> Mapping[str, object]:
+def _record(file: Path) -> Mapping[str, object]:
     try:
-        found = json.loads(home.endpoint.read_text())
+        found = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

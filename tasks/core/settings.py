@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         None,
         description="PostgreSQL 14 or later to use instead of the embedded one: postgresql://user:password@host/name.",
     )
+    downloads_url: str | None = Field(
+        None, description="Where this machine hands out files of the capture store; set by signalbox itself."
+    )
     user: str | None = Field(None, description="Who asks; written to the ledger. Default: the login name.")
     log_level: str = Field("INFO", description="Level of signalbox's own log lines.")
     hanging_after: float = Field(
