@@ -111,8 +111,13 @@ class CaptureStore(Block):
             OSError: With errno EDQUOT when the quota, with ENOSPC when the disk has no room.
         """
         final = self.path(name)
-        if final.exists():
-            raise FileExistsError(errno.EEXIST, f"The store has a file {name} already; files are never overwritten")
+        # A file where a folder would have to be is in the way as well.
+        for place in (final, *(above for above in final.parents if self.folder in above.parents)):
+            if place.exists() and (place == final or not place.is_dir()):
+                there = place.relative_to(self.folder)
+                raise FileExistsError(
+                    errno.EEXIST, f"The store has a file {there} already; files are never overwritten"
+                )
         path = self.folder / _INCOMING / secrets.token_hex(8) / name
         with self._alone():
             self._check_room(expected_bytes)

@@ -7,6 +7,7 @@ import errno
 import os
 import pwd
 import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ async def record(
         raise _no_privilege()
     await check_filter(filter, link_type=COOKED if interface == ANY else ETHERNET)
     store = await run.store()
-    path = await _claim(store, name or _default_name(run), size_bytes)
+    path = await _claim(store, name or _default_name(run), size_bytes, ring=files > 1)
     argv = [program, "-i", interface, "-n", "-U", "-s", str(snap_length), "-c", str(packets), "-B", str(BUFFER_KIB)]
     by_block = snap_length > LARGE_SNAP_LENGTH
     argv += [] if by_block else ["--immediate-mode"]
@@ -227,7 +228,7 @@ class _Session:
         """Put the files into the store; gives up the room when there are none."""
         self.sink.close()
         try:
-            stored = [store.commit(written) for written in self.sink.paths]
+            stored = [_commit(store, written) for written in self.sink.paths]
         finally:
             store.discard(path)
         return stored
@@ -303,18 +304,38 @@ def _default_name(run: ToolRun) -> str:
     return f"{run.spec.name}/{today}/{run.id}-{run.attempt}.pcap"
 
 
-async def _claim(store: CaptureStore, name: str, size_bytes: int) -> Path:
+def _commit(store: CaptureStore, written: Path) -> StoredFile:
+    """Put a file into the store; under another name when somebody took its name meanwhile, for what was captured does not come again."""
+    try:
+        return store.commit(written)
+    except FileExistsError:
+        return store.commit(written.rename(written.with_stem(f"{written.stem}-{secrets.token_hex(4)}")))
+
+
+def _check_ring(store: CaptureStore, name: str) -> None:
+    """Make sure that the store has no file of another ring of this name."""
+    final = store.path(name)
+    if final.parent.is_dir():
+        numbered = re.compile(rf"{re.escape(final.stem)}-\d{{4,}}{re.escape(final.suffix)}")
+        if taken := next((path.name for path in final.parent.iterdir() if numbered.fullmatch(path.name)), None):
+            raise FileExistsError(errno.EEXIST, f"The store has a file {taken} already")
+
+
+async def _claim(store: CaptureStore, name: str, size_bytes: int, *, ring: bool) -> Path:
     """A path in the store with room for the capture."""
     claimed: list[Path] = []
 
     def claim() -> Path:
+        if ring:
+            _check_ring(store, name)
         claimed.append(store.new(name, expected_bytes=size_bytes, keep=True))
         return claimed[0]
 
     try:
         return await _to_the_end(claim)
-    except FileExistsError:
-        raise Conflict(f"The store has a file {name} already.", hint="Choose another name.") from None
+    except FileExistsError as error:
+        said = str(error.strerror).partition(";")[0]
+        raise Conflict(f"{said}.", hint="Choose another name.") from None
     except ValueError as error:
         raise InvalidParameters(f"{error}.") from None
     except OSError as error:

@@ -267,6 +267,31 @@ async def test_a_name_is_used_once(perform: Perform, store: CaptureStore) -> Non
     store.write("mine.pcap", b"x")
     with pytest.raises(Conflict, match=r"mine\.pcap already"):
         await perform(tcpdump, {"interface": "lo", "filter": "icmp", "name": "mine.pcap"}, store=store)
+    with pytest.raises(Conflict, match=r"a file mine\.pcap already"):
+        await perform(tcpdump, {"interface": "lo", "filter": "icmp", "name": "mine.pcap/x.pcap"}, store=store)
+    store.write("ring/one-0007.pcap", b"x")
+    asked = {"interface": "lo", "filter": "icmp", "name": "ring/one.pcap", "ring_files": 2}
+    with pytest.raises(Conflict, match=r"one-0007\.pcap already"):
+        await perform(tcpdump, asked, store=store)
+    assert list((store.folder / ".incoming").iterdir()) == []
+
+
+@needs_tcpdump
+@live
+@pytest.mark.parametrize("ring_files", [1, 2])
+async def test_what_was_captured_is_kept_when_its_name_is_taken_meanwhile(
+    perform: Perform, store: CaptureStore, port: int, ring_files: int
+) -> None:
+    asked = {"interface": "lo", "port": port, "packets": 100, "duration": 60, "ring_files": ring_files}
+    capturing = asyncio.create_task(perform(tcpdump, {**asked, "name": "one.pcap"}, store=store))
+    await until(lambda: being_written(store) > 1000)
+    store.write("one.pcap", b"x")
+    store.write("one-0001.pcap", b"x")
+    result = await capturing
+    (file,) = result.files
+    assert file.name.startswith("one-") and len(read_back(store.path(file.name))) == 100
+    assert store.path("one.pcap").read_bytes() == store.path("one-0001.pcap").read_bytes() == b"x"
+    assert list((store.folder / ".incoming").iterdir()) == []
 
 
 @pytest.mark.lab
