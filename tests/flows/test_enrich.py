@@ -224,6 +224,10 @@ def test_two_servers_with_the_same_container_bridge_stay_two() -> None:
     assert len(fold(seen(one, other)).hosts) == 2
 
 
+def test_what_a_container_bridge_has_is_nobodys_own() -> None:
+    assert own_addresses({"10.0.0.1": agent("10.0.0.1", links=["docker0=172.18.0.1"])}) == {"10.0.0.1": ("10.0.0.1",)}
+
+
 def test_an_address_two_routers_with_serials_claim_is_virtual_and_joins_nothing() -> None:
     one = agent("10.0.0.2", "10.0.0.2", "10.0.0.1", serial="AAA111")
     other = agent("10.0.0.3", "10.0.0.3", "10.0.0.1", serial="BBB222")

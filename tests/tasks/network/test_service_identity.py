@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.authority import Authority
 from lab.ssh_server import SshServer, needs_sshd
@@ -196,6 +196,7 @@ class _Bytes:
         return head
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_no_bytes_of_a_stranger_break_the_key_exchange(data: bytes, piece: int) -> None:
     for start in (b"", b"SSH-2.0-x\r\n", b"SSH-2.0-x\r\n" + ssh._packet(ssh._kexinit())):
@@ -361,11 +362,10 @@ def test_titles_are_read_in_the_charset_the_page_names() -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["//evil.example/", "http://10.0.0.7:81/", "ftp://10.0.0.7/", "http://[", "/a b\r\nX: y", "http://10.0.0.7:99999/"],
+    ["//evil.example/", "http://10.0.0.7:81/", "ftp://10.0.0.7/", "http://[", "/a b", "http://10.0.0.7:99999/"],
 )
 def test_a_redirect_that_leaves_the_server_is_not_followed(location: str) -> None:
-    path = same_server(location, "http", "10.0.0.7", 80)
-    assert path is None or (path.isprintable() and " " not in path)
+    assert same_server(location, "http", "10.0.0.7", 80) is None
 
 
 # --- several, and what is refused ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.snmp_agent import SWITCH, USERS, SnmpAgent, community, large_table, needs_snmpd, user
 from pyasn1.codec.ber import decoder, encoder
@@ -390,6 +390,15 @@ async def test_garbage_is_called_nonsense_for_both_versions(ask: Ask, garbage: b
         assert len(server.heard) == 2
 
 
+async def test_a_message_pysnmp_itself_stumbles_over_is_nonsense_too(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: Any) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(Wire, "read", stumble)
+    async with peer(lambda _: [b"anything"]) as (port, _):
+        assert only(await ask(port, timeout=0.3, attempts=1)).outcome is AgentOutcome.NONSENSE
+
+
 async def test_answers_to_other_requests_and_of_other_communities_are_not_taken(ask: Ask) -> None:
     name = [("1.3.6.1.2.1.1.5.0", v2c.OctetString("impostor"))]
     for wrong in (
@@ -410,6 +419,7 @@ async def test_garbage_before_the_answer_does_no_harm(ask: Ask) -> None:
         assert found.outcome is AgentOutcome.ANSWERED and found.values[0].value == "here"
 
 
+@settings(deadline=None)  # making an engine takes a tenth of a second, and more on a busy machine
 @given(st.binary(max_size=200))
 def test_no_bytes_a_stranger_sends_break_the_reader(data: bytes) -> None:
     for line in _lines():
