@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from tasks.network._tls_numbers import is_grease
 from tasks.network.analyze._tls_hello import ALPN, SERVER_NAME, ClientHello, ServerHello
-from tasks.network.analyze._tls_names import is_grease
 
 _JA4_VERSIONS = {
     0x0304: "13",

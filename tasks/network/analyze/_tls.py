@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from tasks.network._tls_numbers import alert_name, group_name, suite_name, version_name
 from tasks.network.analyze import _quic as quic
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_datagrams, read_streams
 from tasks.network.analyze._fitting import MOST_BYTES, fit
 from tasks.network.analyze._quic_tracker import QuicTracker, looks_interesting
 from tasks.network.analyze._report import gravest_first
 from tasks.network.analyze._tls_book import Book
-from tasks.network.analyze._tls_names import alert_name, group_name, suite_name, version_name
 from tasks.network.analyze._tls_session import CertificateRow, Session
 from tasks.network.analyze._tls_stream import TlsStream, looks_like_hello, looks_like_old_hello, looks_like_record
 from tasks.network.analyze._tls_weakness import weaknesses

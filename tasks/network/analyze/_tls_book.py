@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from datetime import UTC, datetime
 
+from tasks.network._tls_numbers import alert_name, is_grease, suite_name
 from tasks.network.analyze import _tls_findings as say
 from tasks.network.analyze._ja import ja3, ja3s, ja4
 from tasks.network.analyze._report import MOST_FRAMES, Severity
@@ -21,7 +22,6 @@ from tasks.network.analyze._tls_hello import (
     ServerHello,
     text,
 )
-from tasks.network.analyze._tls_names import alert_name, is_grease, suite_name
 from tasks.network.analyze._tls_session import (
     AlertRow,
     CertificateRow,

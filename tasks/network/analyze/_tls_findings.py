@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from tasks.network._tls_numbers import alert_name, suite_name, version_name
 from tasks.network.analyze._report import Severity
 from tasks.network.analyze._tls_chain import Certificate
-from tasks.network.analyze._tls_names import alert_name, suite_name, version_name
 from tasks.network.analyze._tls_weakness import Weakness
 
 Said = tuple[Severity, str, str, str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.network.analyze._tls_names import is_grease
+from tasks.network._tls_numbers import is_grease
 
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """The `random` that makes a ServerHello a HelloRetryRequest (RFC 8446 section 4.1.3)."""

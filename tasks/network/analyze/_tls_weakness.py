@@ -6,8 +6,8 @@ import functools
 import re
 from dataclasses import dataclass
 
+from tasks.network._tls_numbers import suite_name
 from tasks.network.analyze._report import Severity
-from tasks.network.analyze._tls_names import suite_name
 
 _PSEUDO = {0x00FF, 0x5600}
 """Signals that travel as cipher suites: renegotiation_info (RFC 5746) and the fallback's (RFC 7507)."""

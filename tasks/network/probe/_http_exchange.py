@@ -19,9 +19,9 @@ import httpx
 
 from tasks.core.errors import Unsupported
 from tasks.core.transport import explain_connection
+from tasks.network._tls_numbers import alert_name
 from tasks.network.probe._certificate import Parsed
 from tasks.network.probe._connection import Connection, Pace, Patience, connect
-from tasks.network.probe._tls_hello import alert_name
 from tasks.network.probe._verification import blind_context, offer, tolerate_old, trusting_context, why_untrusted
 from tasks.network.probe._web_address import host_of, port_of
 

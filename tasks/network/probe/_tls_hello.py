@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from tasks.network._tls_numbers import alert_name
 from tasks.network.probe._cipher_suites import OLDER_SUITES, TLS13_SUITES
 
 MOST_BYTES = 256 << 10
@@ -31,15 +32,6 @@ _SIGNATURES = (
 )  # fmt: skip
 _HELLO_RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")  # RFC 8446, 4.1.3
 
-_ALERTS = {
-    0: "close_notify", 10: "unexpected_message", 20: "bad_record_mac", 22: "record_overflow", 40: "handshake_failure",
-    42: "bad_certificate", 43: "unsupported_certificate", 44: "certificate_revoked", 45: "certificate_expired",
-    46: "certificate_unknown", 47: "illegal_parameter", 48: "unknown_ca", 49: "access_denied", 50: "decode_error",
-    51: "decrypt_error", 70: "protocol_version", 71: "insufficient_security", 80: "internal_error",
-    86: "inappropriate_fallback", 90: "user_canceled", 109: "missing_extension", 110: "unsupported_extension",
-    112: "unrecognized_name", 113: "bad_certificate_status_response", 115: "unknown_psk_identity",
-    116: "certificate_required", 120: "no_application_protocol",
-}  # fmt: skip
 NO_APPLICATION_PROTOCOL = 120
 
 
@@ -238,15 +230,6 @@ class Flight:
         self.version, self.suite, self.retry = version, suite, random == _HELLO_RETRY
         if version >= Version.TLS13.number:
             self.done = True
-
-
-def alert_name(number: int) -> str:
-    """Return the name of an alert (RFC 8446, section 6).
-
-    >>> alert_name(70), alert_name(1)
-    ('protocol_version', 'alert 1')
-    """
-    return _ALERTS.get(number, f"alert {number}")
 
 
 def _certificates(body: bytes) -> list[bytes]:

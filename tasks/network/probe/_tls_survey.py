@@ -13,11 +13,11 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from tasks.core.transport import explain_connection
+from tasks.network._tls_numbers import alert_name, suite_name
 from tasks.network.probe._certificate import Parsed
-from tasks.network.probe._cipher_suites import suite_name
 from tasks.network.probe._connection import Connection, Pace, Patience, connect
 from tasks.network.probe._starttls import NoStartTls, StartTls, start
-from tasks.network.probe._tls_hello import NO_APPLICATION_PROTOCOL, Flight, NotTls, Version, alert_name, client_hello
+from tasks.network.probe._tls_hello import NO_APPLICATION_PROTOCOL, Flight, NotTls, Version, client_hello
 from tasks.network.probe._verification import (
     blind_context,
     offer,

@@ -24,7 +24,7 @@ from tasks.network.analyze._tls import Conversation, report
 from tasks.network.analyze._tls_book import Book
 from tasks.network.analyze._tls_chain import read_certificate
 from tasks.network.analyze._tls_hello import ClientHello, Malformed, ServerHello, parse_client_hello, parse_server_hello
-from tasks.network.analyze._tls_names import is_grease, suites
+from tasks.network._tls_numbers import is_grease, suites
 from tasks.network.analyze._tls_weakness import weaknesses
 from tests.lab.tls_bytes import V1, V2, certificate, client_context, client_hello, handshake, initial, server_context
 
