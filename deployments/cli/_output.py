@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,10 @@ from flows._text import cell
 from tasks.core.errors import InvalidParameters
 
 PIPE_WIDTH = 180
+GAP = 2
+"""Blanks between two columns."""
+WHOLE_WIDTH = 17
+"""Cells up to this long (a MAC address) are not folded while longer ones can be."""
 
 
 def out() -> Console:
@@ -76,11 +81,67 @@ def emit_table(
         header_style="bold",
         show_edge=False,
     )
-    for name in names:
-        table.add_column(escape(name.replace("_", " ").upper()), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell(row.get(name))) for name in names))
-    out().print(table)
+    texts = [[cell(row.get(name)) for name in names] for row in rows]
+    layout = [
+        _Column(
+            name.replace("_", " ").upper(),
+            max((len(line) for text in texts for line in text[place].split("\n")), default=0),
+        )
+        for place, name in enumerate(names)
+    ]
+    console = out()
+    if sum(column.natural for column in layout) > console.width + GAP:
+        layout = [column.narrowed() for column in layout]
+        if sum(column.least for column in layout) > console.width + GAP:
+            _emit_records(console, [name.replace("_", " ") for name in names], texts, title)
+            return
+    for column in layout:
+        table.add_column(escape(column.title), overflow="fold", no_wrap=column.whole)
+    for text in texts:
+        table.add_row(*(escape(one) for one in text))
+    console.print(table)
+
+
+class _Column(NamedTuple):
+    """A table's column: its title, the width of its widest cell, and whether its cells are never folded."""
+
+    title: str
+    width: int
+    whole: bool = False
+
+    @property
+    def natural(self) -> int:
+        """The room it would take, with the gap after it."""
+        return max(self.width, *map(len, self.title.split("\n"))) + GAP
+
+    @property
+    def least(self) -> int:
+        """The room it cannot do without: what is short stays whole, what is long is folded."""
+        return self.natural if self.whole else WHOLE_WIDTH + GAP
+
+    def narrowed(self) -> _Column:
+        """The same in a table that must fold: titles break between words, and what is short stays whole."""
+        return _Column(_broken(self.title, self.width), self.width, self.width <= WHOLE_WIDTH)
+
+
+def _emit_records(console: Console, names: Sequence[str], texts: Sequence[Sequence[str]], title: str | None) -> None:
+    """Print rows of more columns than the terminal has room for: each as its first value and, below it, the others by name."""
+    if title:
+        console.print(escape(title))
+    for text in texts:
+        console.print(escape(f"{names[0].upper()} {text[0]}"), soft_wrap=True)
+        said = "; ".join(f"{name}: {one}" for name, one in zip(names[1:], text[1:], strict=True) if one)
+        for line in textwrap.wrap(said, console.width - GAP, break_on_hyphens=False):
+            console.print(f"{' ' * GAP}{escape(line)}")
+
+
+def _broken(title: str, width: int) -> str:
+    r"""Break a column's title between words when its cells are narrower.
+
+    >>> _broken("LOSS PERCENT", 4), _broken("MIN MS", 6)
+    ('LOSS\nPERCENT', 'MIN MS')
+    """
+    return "\n".join(textwrap.wrap(title, max(width, 1), break_long_words=False)) if len(title) > width else title
 
 
 def say(text: str = "") -> None:
