@@ -14,10 +14,14 @@ from tasks.core.models import Host
 from tasks.core.offload import offload
 from tasks.core.resolve import resolve_host
 from tasks.network.analyze._selection import Selection
-from tasks.network.capture._source import CaptureInput, Opened, opened
+from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, CaptureInput, Opened, SnapLength, opened
 
 T = TypeVar("T")
 
+WORKING_SECONDS: Final = 600.0
+"""What an analyzer may take once it has the capture; its child gets five seconds less."""
+TIMEOUT_SECONDS: Final = MOST_SECONDS + WORKING_SECONDS + 60
+"""A live capture of half an hour, and the work on it."""
 MEMORY_BYTES: Final = 512 << 20
 """Address space of the child that reads a capture, however large that is."""
 
@@ -59,6 +63,12 @@ class AnalyzerParams(CaptureInput):
         return Selection(
             addresses=addresses, port=self.port, start_ns=_nanoseconds(self.start), end_ns=_nanoseconds(self.end)
         )
+
+
+class PayloadAnalyzerParams(AnalyzerParams):
+    """Parameters of an analyzer that reads what packets carry: a live capture keeps all of each packet."""
+
+    snap_length: SnapLength = WHOLE_PACKETS
 
 
 def _nanoseconds(moment: datetime | None) -> int | None:

@@ -30,10 +30,14 @@ class Severity(StrEnum):
         return list(Severity).index(self)
 
 
-class Finding(BaseModel):
-    """Something in the traffic that a person should know."""
+class Row(BaseModel):
+    """A line of a report's table: frozen, and nothing in it that its table does not name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finding(Row):
+    """Something in the traffic that a person should know."""
 
     severity: Severity = Field(description="How much it matters.")
     code: str = Field(description="Stable name of the kind of finding, such as `tls.expired-certificate`.")
@@ -46,10 +50,8 @@ class Finding(BaseModel):
     )
 
 
-class Coverage(BaseModel):
+class Coverage(Row):
     """How much of a capture an analysis rests on, and what could not be read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     packets: int = Field(ge=0, description="Packets in the capture, or in the part that was asked for.")
     bytes: int = Field(ge=0, description="Their bytes on the wire.")

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, gravest_first
-from tasks.network.capture._source import WHOLE_PACKETS, SnapLength
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = 2_460.0
-"""A live capture of half an hour, and the work on it."""
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, gravest_first
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DnsAnalyzer(AnalyzerParams):
+class DnsAnalyzer(PayloadAnalyzerParams):
     """Parameters of `dns_analyzer`."""
 
-    snap_length: SnapLength = WHOLE_PACKETS
 
-
-class DnsCount(_Row):
+class DnsCount(Row):
     """How often something was seen."""
 
     name: str = Field(description="What was counted.")
     count: int = Field(description="How often it was seen.")
 
 
-class DnsTimes(_Row):
+class DnsTimes(Row):
     """How long answers took, from query to answer; percentiles are what so many percent did not exceed."""
 
     count: int = Field(description="Answers whose query is in the capture.")
@@ -42,7 +31,7 @@ class DnsTimes(_Row):
     longest_ms: float | None = Field(description="The longest, milliseconds.")
 
 
-class DnsName(_Row):
+class DnsName(Row):
     """A name that was asked for, over all types and spellings."""
 
     name: str = Field(description="The name in lower case, without its last dot.")
@@ -52,7 +41,7 @@ class DnsName(_Row):
     failed: int = Field(description="Answers with another error.")
 
 
-class DnsDomain(_Row):
+class DnsDomain(Row):
     """A domain with all names below it."""
 
     domain: str = Field(description="The domain that somebody registered, guessed from its last labels.")
@@ -63,7 +52,7 @@ class DnsDomain(_Row):
     answer_bytes: int = Field(description="Bytes of the answers.")
 
 
-class DnsClient(_Row):
+class DnsClient(Row):
     """An address that asks."""
 
     address: str = Field(description="The client.")
@@ -76,7 +65,7 @@ class DnsClient(_Row):
     servers: int = Field(description="Servers it asked.")
 
 
-class DnsServer(_Row):
+class DnsServer(Row):
     """An address that is asked."""
 
     address: str = Field(description="The server.")
@@ -94,7 +83,7 @@ class DnsServer(_Row):
     times: DnsTimes = Field(description="How long it took to answer.")
 
 
-class DnsSlowest(_Row):
+class DnsSlowest(Row):
     """A slow answer."""
 
     name: str = Field(description="The name asked for.")
@@ -104,7 +93,7 @@ class DnsSlowest(_Row):
     frame: int = Field(description="Frame of the answer.")
 
 
-class DnsSecurity(_Row):
+class DnsSecurity(Row):
     """DNSSEC as the flags tell."""
 
     do_queries: int = Field(description="Queries that want signatures (DO).")
@@ -114,7 +103,7 @@ class DnsSecurity(_Row):
     signed_answers: int = Field(description="Answers that carry signatures (RRSIG).")
 
 
-class DnsLocal(_Row):
+class DnsLocal(Row):
     """Names without a server: mDNS, LLMNR or NetBIOS."""
 
     protocol: str = Field(description="mdns, llmnr or netbios.")

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, gravest_first
-from tasks.network.capture._source import WHOLE_PACKETS, SnapLength
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = 2_460.0
-"""A live capture of half an hour, and the work on it."""
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, gravest_first
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class HttpAnalyzer(AnalyzerParams):
+class HttpAnalyzer(PayloadAnalyzerParams):
     """Parameters of `http_analyzer`."""
 
-    snap_length: SnapLength = WHOLE_PACKETS
 
-
-class HttpCount(_Row):
+class HttpCount(Row):
     """How often something was seen."""
 
     name: str = Field(description="What was counted.")
     count: int = Field(description="How often it was seen.")
 
 
-class HttpTimes(_Row):
+class HttpTimes(Row):
     """Time to the first byte of answers; percentiles are what so many percent did not exceed."""
 
     count: int = Field(description="Answers whose request is in the capture.")
@@ -42,7 +31,7 @@ class HttpTimes(_Row):
     longest_ms: float | None = Field(description="The longest, milliseconds.")
 
 
-class HttpHost(_Row):
+class HttpHost(Row):
     """A host as requests name it."""
 
     host: str = Field(description="Host and port of the requests; the server's address where they name none.")
@@ -57,7 +46,7 @@ class HttpHost(_Row):
     times: HttpTimes = Field(description="Time to the first byte of its answers.")
 
 
-class HttpClient(_Row):
+class HttpClient(Row):
     """An address that asks."""
 
     address: str = Field(description="The client.")
@@ -66,7 +55,7 @@ class HttpClient(_Row):
     bytes_up: int = Field(description="Bytes of request bodies.")
 
 
-class HttpRedirect(_Row):
+class HttpRedirect(Row):
     """A redirection."""
 
     address: str = Field(description="What was asked for; values of its parameters are masked.")
@@ -74,7 +63,7 @@ class HttpRedirect(_Row):
     count: int = Field(description="How often.")
 
 
-class HttpSlowest(_Row):
+class HttpSlowest(Row):
     """A slow answer."""
 
     method: str = Field(description="Method of the request.")
@@ -85,7 +74,7 @@ class HttpSlowest(_Row):
     frame: int = Field(description="Frame of the request.")
 
 
-class HttpCredential(_Row):
+class HttpCredential(Row):
     """A kind of secret that went to a host in clear text; the secret itself is never kept."""
 
     kind: str = Field(description="authorization, form, header or query.")

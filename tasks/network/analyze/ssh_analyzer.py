@@ -4,38 +4,26 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult
-from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, SnapLength
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = MOST_SECONDS + WORKING_SECONDS + 60
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Row
 
 
-class SshAnalyzer(AnalyzerParams):
+class SshAnalyzer(PayloadAnalyzerParams):
     """Parameters of `ssh_analyzer`."""
 
-    working_seconds = WORKING_SECONDS
 
-    snap_length: SnapLength = WHOLE_PACKETS
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SshProtocol(_Row):
+class SshProtocol(Row):
     """A version of the protocol."""
 
     name: str = Field(description="Version, such as 2.0.")
     count: int = Field(ge=0, description="Banners with it, of both sides.")
 
 
-class SshSoftware(_Row):
+class SshSoftware(Row):
     """A piece of software, by its banner."""
 
     role: str = Field(description="client or server.")
@@ -43,7 +31,7 @@ class SshSoftware(_Row):
     conversations: int = Field(ge=0, description="Conversations with it.")
 
 
-class SshAlgorithm(_Row):
+class SshAlgorithm(Row):
     """An algorithm."""
 
     kind: str = Field(description="kex, host_key, cipher, mac or compression, with the direction.")
@@ -55,7 +43,7 @@ class SshAlgorithm(_Row):
     weak: str = Field("", description="What speaks against it.")
 
 
-class SshFingerprint(_Row):
+class SshFingerprint(Row):
     """A kind of client or server, by what it offers."""
 
     role: str = Field(description="client (HASSH) or server (HASSHServer).")
@@ -65,7 +53,7 @@ class SshFingerprint(_Row):
     hosts: list[str] = Field(description="Hosts with it, 8 at most.")
 
 
-class SshHostKey(_Row):
+class SshHostKey(Row):
     """A server's public key."""
 
     kind: str = Field(description="Kind, such as ssh-ed25519.")
@@ -73,7 +61,7 @@ class SshHostKey(_Row):
     bits: int = Field(ge=0, description="Size of an RSA or DSA key; 0 for others.")
 
 
-class SshServer(_Row):
+class SshServer(Row):
     """A server."""
 
     server: str = Field(description="Address and port.")
@@ -87,7 +75,7 @@ class SshServer(_Row):
     weak_algorithms: list[str] = Field(description="Weak algorithms it offers, 20 at most.")
 
 
-class SshClient(_Row):
+class SshClient(Row):
     """A client."""
 
     client: str = Field(description="Address.")
@@ -100,7 +88,7 @@ class SshClient(_Row):
     servers: list[str] = Field(description="Servers it talked to, 8 at most.")
 
 
-class SshSession(_Row):
+class SshSession(Row):
     """One conversation."""
 
     frame: int = Field(ge=0, description="Its first frame with payload.")
@@ -125,7 +113,7 @@ class SshSession(_Row):
     end: str = Field(description="fin, rst, or capture when that ended first.")
 
 
-class SshLogins(_Row):
+class SshLogins(Row):
     """How logins seem to have come out."""
 
     accepted: int = Field(ge=0, description="Conversations whose login seems to have been accepted.")

@@ -5,27 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, gravest_first
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = 2_460.0
-"""A live capture of half an hour, and the work on it."""
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Row, gravest_first
 
 
 class TcpAnalyzer(AnalyzerParams):
     """Parameters of `tcp_analyzer`. Headers are all it reads."""
 
 
-class TcpEvents(_Row):
+class TcpEvents(Row):
     """What segments showed, counted as Wireshark's `tcp.analysis...` does."""
 
     retransmission: int = Field(0, description="Sent again, for none of the reasons below.")
@@ -40,7 +32,7 @@ class TcpEvents(_Row):
     keep_alive: int = Field(0, description="The sender asks whether the other side is still there.")
 
 
-class TcpTimes(_Row):
+class TcpTimes(Row):
     """How long something took; percentiles are what so many percent did not exceed."""
 
     count: int = Field(description="How many were measured.")
@@ -50,7 +42,7 @@ class TcpTimes(_Row):
     longest_ms: float | None = Field(description="The longest, milliseconds.")
 
 
-class TcpHandshakes(_Row):
+class TcpHandshakes(Row):
     """Round-trip times that handshakes tell."""
 
     server: TcpTimes = Field(description="From the SYN to its answer: between the capture and the server.")
@@ -60,7 +52,7 @@ class TcpHandshakes(_Row):
     whole: TcpTimes = Field(description="From the SYN to the client's acknowledgement.")
 
 
-class TcpEndings(_Row):
+class TcpEndings(Row):
     """What became of conversations."""
 
     closed: int = Field(0, description="Both sides said goodbye (FIN).")
@@ -72,7 +64,7 @@ class TcpEndings(_Row):
     stray: int = Field(0, description="Begun with flags that begin nothing.")
 
 
-class TcpConversation(_Row):
+class TcpConversation(Row):
     """A conversation."""
 
     stream: int = Field(description="Its number, as Wireshark's tcp.stream.")
@@ -94,7 +86,7 @@ class TcpConversation(_Row):
     events: TcpEvents = Field(description="What its segments showed, both directions.")
 
 
-class TcpServer(_Row):
+class TcpServer(Row):
     """A port whose conversations failed."""
 
     server: str = Field(description="Its address.")

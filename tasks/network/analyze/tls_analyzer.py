@@ -4,38 +4,26 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult
-from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, SnapLength
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = MOST_SECONDS + WORKING_SECONDS + 60
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Row
 
 
-class TlsAnalyzer(AnalyzerParams):
+class TlsAnalyzer(PayloadAnalyzerParams):
     """Parameters of `tls_analyzer`."""
 
-    working_seconds = WORKING_SECONDS
 
-    snap_length: SnapLength = WHOLE_PACKETS
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Counted(_Row):
+class Counted(Row):
     """Something, and how often."""
 
     name: str = Field(description="What was counted.")
     count: int = Field(ge=0, description="How often.")
 
 
-class TlsVersion(_Row):
+class TlsVersion(Row):
     """A version of TLS."""
 
     version: str = Field(description="Name, such as TLS 1.3.")
@@ -43,7 +31,7 @@ class TlsVersion(_Row):
     negotiated: int = Field(ge=0, description="Handshakes in which the server chose it.")
 
 
-class CipherSuite(_Row):
+class CipherSuite(Row):
     """A cipher suite."""
 
     code: str = Field(description="Its number in hexadecimal.")
@@ -53,7 +41,7 @@ class CipherSuite(_Row):
     weak: list[str] = Field(description="What speaks against it.")
 
 
-class TlsProtocol(_Row):
+class TlsProtocol(Row):
     """A protocol inside TLS (ALPN)."""
 
     protocol: str = Field(description="Name, such as h2.")
@@ -61,7 +49,7 @@ class TlsProtocol(_Row):
     chosen: int = Field(ge=0, description="Handshakes in which the server chose it, in the clear.")
 
 
-class ServerName(_Row):
+class ServerName(Row):
     """A name that clients asked for (SNI)."""
 
     name: str = Field(description="The name.")
@@ -70,7 +58,7 @@ class ServerName(_Row):
     servers: list[str] = Field(description="Addresses and ports that were asked, 8 at most.")
 
 
-class TlsFingerprint(_Row):
+class TlsFingerprint(Row):
     """A kind of client, by what it offers."""
 
     ja3: str = Field(description="JA3.")
@@ -80,7 +68,7 @@ class TlsFingerprint(_Row):
     names: list[str] = Field(description="Names they asked for, 8 at most.")
 
 
-class TlsServer(_Row):
+class TlsServer(Row):
     """A server."""
 
     server: str = Field(description="Address and port.")
@@ -94,7 +82,7 @@ class TlsServer(_Row):
     ja3s: list[str] = Field(description="Its fingerprints (JA3S), 8 at most.")
 
 
-class SeenCertificate(_Row):
+class SeenCertificate(Row):
     """A certificate that was sent in the clear: TLS 1.2 and before."""
 
     sha256: str = Field(description="SHA-256 of the certificate.")
@@ -117,7 +105,7 @@ class SeenCertificate(_Row):
     frames: list[int] = Field(description="Frames with it, 20 at most.")
 
 
-class SeenAlert(_Row):
+class SeenAlert(Row):
     """A kind of alert that was sent in the clear."""
 
     alert: str = Field(description="Name, such as unknown_ca.")
@@ -127,7 +115,7 @@ class SeenAlert(_Row):
     frames: list[int] = Field(description="Frames with it, 20 at most.")
 
 
-class TlsSession(_Row):
+class TlsSession(Row):
     """One handshake."""
 
     frame: int = Field(ge=0, description="Frame of the ClientHello.")
@@ -153,7 +141,7 @@ class TlsSession(_Row):
     handshake_ms: float | None = Field(None, description="From the ClientHello to encrypted data, milliseconds.")
 
 
-class Quic(_Row):
+class Quic(Row):
     """What was seen of QUIC."""
 
     datagrams: int = Field(0, ge=0, description="UDP packets with a long header.")

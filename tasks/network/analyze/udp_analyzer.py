@@ -5,27 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, gravest_first
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = 2_460.0
-"""A live capture of half an hour, and the work on it."""
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Row, gravest_first
 
 
 class UdpAnalyzer(AnalyzerParams):
     """Parameters of `udp_analyzer`. Headers are all it reads."""
 
 
-class UdpConversation(_Row):
+class UdpConversation(Row):
     """A conversation: everything between two addresses and ports."""
 
     stream: int = Field(description="Its number, in the order in which they begin.")
@@ -43,7 +35,7 @@ class UdpConversation(_Row):
     answered: bool = Field(description="Whether both sides spoke.")
 
 
-class UdpPort(_Row):
+class UdpPort(Row):
     """A service's port, over all hosts."""
 
     port: int = Field(description="The port.")
@@ -53,7 +45,7 @@ class UdpPort(_Row):
     bytes: int = Field(description="Bytes on the wire, both directions.")
 
 
-class UdpSilent(_Row):
+class UdpSilent(Row):
     """A service that left conversations unanswered."""
 
     server: str = Field(description="Its address.")
@@ -63,7 +55,7 @@ class UdpSilent(_Row):
     refused: int = Field(description="Conversations refused by ICMP.")
 
 
-class UdpError(_Row):
+class UdpError(Row):
     """What ICMP said about datagrams."""
 
     reason: str = Field(description="Such as port unreachable, prohibited, too big or time exceeded.")
@@ -74,7 +66,7 @@ class UdpError(_Row):
     clients: int = Field(description="To how many senders, at most 1,000.")
 
 
-class UdpAmplifier(_Row):
+class UdpAmplifier(Row):
     """A service that answers with far more than it was asked, or answers that nobody asked for."""
 
     address: str = Field(description="The service; of answers that nobody asked for, who got them.")

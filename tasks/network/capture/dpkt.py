@@ -5,27 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, FileRef, Safety, Service, ToolResult
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import Coverage
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = 2_460.0
-"""A live capture of half an hour, and the work on it."""
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
+from tasks.network.analyze._report import Coverage, Row
 
 
 class Dpkt(AnalyzerParams):
     """Parameters of `dpkt`. Headers are all it reads."""
 
 
-class ProtocolCount(_Row):
+class ProtocolCount(Row):
     """How much of the capture is of a protocol."""
 
     group: str = Field(
@@ -36,7 +28,7 @@ class ProtocolCount(_Row):
     bytes: int = Field(description="Bytes on the wire.")
 
 
-class Talker(_Row):
+class Talker(Row):
     """An address, and what it sent and received."""
 
     address: str = Field(description="The address.")
@@ -46,7 +38,7 @@ class Talker(_Row):
     bytes_received: int = Field(description="Bytes it received, on the wire.")
 
 
-class Conversation(_Row):
+class Conversation(Row):
     """Everything between two addresses and ports."""
 
     protocol: str = Field(description="tcp or udp.")
@@ -62,7 +54,7 @@ class Conversation(_Row):
     seconds: float = Field(description="Time to its last packet.")
 
 
-class SizeClass(_Row):
+class SizeClass(Row):
     """Packets of similar length."""
 
     at_least: int = Field(description="Bytes on the wire of the shortest packet that would count here.")
@@ -70,7 +62,7 @@ class SizeClass(_Row):
     bytes: int = Field(description="Bytes on the wire.")
 
 
-class RatePoint(_Row):
+class RatePoint(Row):
     """What passed in a stretch of time."""
 
     at: datetime = Field(description="Its beginning.")
@@ -78,7 +70,7 @@ class RatePoint(_Row):
     bytes: int = Field(description="Bytes on the wire.")
 
 
-class TcpFlags(_Row):
+class TcpFlags(Row):
     """TCP segments by flag; a segment with several counts in each."""
 
     syn: int = Field(description="Opens a conversation, or agrees to it.")
