@@ -1,9 +1,9 @@
 """One conversation with a device at a time: cameras and SNMP agents have little to spare, and some mix up what comes at once.
 
-Two locks: one inside this process, and where there is an inventory database an advisory lock in it, which every worker of
-the site sees. All advisory locks of a process are held by one connection of its own: a lock lives as long as its session,
-and a pooled connection each would be far too many. When the database is away the conversation goes on with the first lock alone: a probe must not need the
-inventory, and two conversations with one agent for a moment do less harm than none.
+Two locks: one inside this process, and where there is an inventory database an advisory lock in it, which every worker of the site sees.
+All advisory locks of a process are held by one connection of its own: a lock lives as long as its session, and a pooled connection each
+would be far too many. When the database is away the conversation goes on with the first lock alone: a probe must not need the inventory,
+and two conversations with one agent for a moment do less harm than none.
 """
 
 from __future__ import annotations
