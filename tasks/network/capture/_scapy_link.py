@@ -22,7 +22,7 @@ from scapy.packet import Packet
 
 from tasks.core.errors import MissingProgram
 from tasks.core.rate import Pacer
-from tasks.network.capture._scapy_neighbour import read_cdp, read_lldp
+from tasks.network.capture._scapy_neighbour import read_cdp, read_lldp, text
 from tasks.network.capture._scapy_order import Order, Outcome, Probe, Report, Target
 
 ETH_P_IP, ETH_P_ARP, ETH_P_IPV6, ETH_P_LLDP, ETH_P_802_2 = 0x0800, 0x0806, 0x86DD, 0x88CC, 0x0004  # <linux/if_ether.h>
@@ -32,6 +32,8 @@ _CDP_GROUP = "01:00:0c:cc:cc:cc"
 _NOBODY = "00:00:00:00:00:00"
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 MOST_NEIGHBOURS = 256
+MOST_CLAIMS, MOST_OFFERS, MOST_LISTED = 16, 64, 16
+"""MACs that claim one address, offers, and addresses in one offer: whoever floods the link shall not fill the memory or the result."""
 _DHCP_WANTED = [1, 3, 6, 12, 15, 28, 42, 51, 54, 66, 67, 119, 121]
 """Options a DISCOVER asks for: mask, router, name servers, ..., boot server and file, routes (RFC 2132)."""
 
@@ -110,7 +112,8 @@ class _Asked:
         self.found: dict[str, dict[str, dict[str, Any]]] = {target.address: {} for target in order.targets}
 
     def answer(self, address: str, mac: str, at: float, detail: str | None = None) -> None:
-        if address in self.sent_at and mac not in self.found.get(address, {mac: {}}):
+        known = self.found.get(address, {mac: {}})
+        if address in self.sent_at and mac not in known and len(known) < MOST_CLAIMS:
             rtt = round(max(0.0, at - self.sent_at[address]) * 1000, 3)
             self.found[address][mac] = {"rtt_ms": rtt, "mac": mac, "detail": detail}
 
@@ -122,7 +125,7 @@ class _Asked:
                 said = claim["detail"]
                 if len(claims) > 1:
                     said = f"{said}; " if said else ""
-                    said += f"claimed by {len(claims)} MACs"
+                    said += f"claimed by {len(claims)} MACs{' at least' if len(claims) == MOST_CLAIMS else ''}"
                 yield row | claim | {"outcome": Outcome.ANSWERED, "by": target.address, "detail": said}
             if not claims:
                 tried = target.address in self.sent_at
@@ -212,7 +215,7 @@ def dhcp_discover(order: Order) -> Report:
         frame = Ether(data)
         if DHCP in frame and BOOTP in frame and frame[BOOTP].op == 2 and frame[BOOTP].xid == transaction:
             offer = _offer(frame)
-            if offer["message"] == "offer":
+            if offer["message"] == "offer" and len(offers) < MOST_OFFERS:
                 offer["rtt_ms"] = round((at - asked_at[0]) * 1000, 3)
                 offers.setdefault((str(offer["server"]), str(offer["server_mac"])), offer)
 
@@ -242,7 +245,7 @@ def _offer(frame: Packet) -> dict[str, Any]:
 
     def one(name: str) -> Any:
         value = next(iter(options.get(name, [])), None)
-        return value.decode(errors="replace").rstrip("\0") if isinstance(value, bytes) else value
+        return (text(value.rstrip(b"\0")) or None) if isinstance(value, bytes) else value
 
     kinds = {1: "discover", 2: "offer", 5: "ack", 6: "nak"}
     return {
@@ -252,11 +255,11 @@ def _offer(frame: Packet) -> dict[str, Any]:
         "relay": str(frame[BOOTP].giaddr) if str(frame[BOOTP].giaddr) != "0.0.0.0" else None,  # noqa: S104
         "address": str(frame[BOOTP].yiaddr),
         "mask": one("subnet_mask"),
-        "routers": [str(value) for value in options.get("router", [])],
-        "name_servers": [str(value) for value in options.get("name_server", [])],
+        "routers": [str(value) for value in options.get("router", [])][:MOST_LISTED],
+        "name_servers": [str(value) for value in options.get("name_server", [])][:MOST_LISTED],
         "domain": one("domain"),
         "lease_seconds": one("lease_time"),
-        "boot_file": one("boot-file-name") or frame[BOOTP].file.rstrip(b"\0").decode(errors="replace") or None,
+        "boot_file": one("boot-file-name") or text(frame[BOOTP].file.rstrip(b"\0")) or None,
     }
 
 

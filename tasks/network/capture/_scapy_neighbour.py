@@ -29,6 +29,7 @@ from scapy.contrib.lldp import (
 from scapy.packet import Packet
 
 LONGEST_TEXT = 400
+MOST_ADDRESSES = 16
 _CAPABILITIES = {
     "mac_bridge": "bridge", "wlan_access_point": "access point", "router": "router", "telephone": "telephone",
     "docsis_cable_device": "cable device", "station_only": "station", "repeater": "repeater", "other": "other",
@@ -55,7 +56,7 @@ def read_lldp(frame: Packet) -> dict[str, Any]:
             row["system_description"] = text(layer.description)
         elif isinstance(layer, LLDPDUSystemCapabilities):
             row["capabilities"] = [said for name, said in _CAPABILITIES.items() if getattr(layer, f"{name}_enabled", 0)]
-        elif isinstance(layer, LLDPDUManagementAddress):
+        elif isinstance(layer, LLDPDUManagementAddress) and len(row["management_addresses"]) < MOST_ADDRESSES:
             row["management_addresses"].append(_address(layer.management_address))
         elif isinstance(layer, LLDPDUGenericOrganisationSpecific) and layer.org_code == _IEEE_8021:
             data = bytes(layer.data) if hasattr(layer, "data") else b""
@@ -85,7 +86,7 @@ def read_cdp(frame: Packet) -> dict[str, Any]:
             row["vlan"] = int(message.vlan)
         elif isinstance(message, CDPMsgAddr):  # management addresses are of a subclass
             row["management_addresses"] += [str(record.addr) for record in message.addr if hasattr(record, "addr")]
-    row["management_addresses"] = list(dict.fromkeys(row["management_addresses"]))
+    row["management_addresses"] = list(dict.fromkeys(row["management_addresses"]))[:MOST_ADDRESSES]
     return row
 
 

@@ -6,8 +6,8 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -26,6 +26,7 @@ from tasks.core.models import (
     parse_ports,
 )
 from tasks.core.offload import offload
+from tasks.core.redact import json_size
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
 from tasks.network.capture import _scapy_plan as plan
@@ -43,7 +44,10 @@ MEMORY_BYTES = 512 << 20
 MOST_PACKETS = 4096
 """Packets of one call."""
 MOST_ROWS = 250
-"""Rows of one kind in a result: the ledger keeps 64 KiB. What was answered comes first."""
+"""Rows of one kind in a result. What was answered comes first."""
+ROWS_BYTES = 52 << 10
+"""What they may take: the ledger keeps 64 KiB, and what an answer says is chosen by whoever answers."""
+Row = TypeVar("Row", bound=BaseModel)
 _ELSEWHERE = {Probe.DHCP_DISCOVER, Probe.LLDP_LISTEN}  # these ask a link, not hosts
 
 
@@ -227,7 +231,9 @@ class ScapyResult(ToolResult):
             case Probe.DHCP_DISCOVER:
                 servers = sorted({offer.server for offer in self.offers})
                 text = (
-                    f"{len(servers)} DHCP servers answer: {', '.join(servers)}" if servers else "no DHCP server answers"
+                    f"{len(servers)} DHCP servers answer: {', '.join(servers[:8])}"
+                    if servers
+                    else "no DHCP server answers"
                 )
             case Probe.MTU:
                 text = "; ".join(f"{path.target}: {path.mtu or 'no answer'}" for path in self.paths[:4])
@@ -352,11 +358,15 @@ def _result(params: Scapy, order: Order, report: Report, notes: list[str], secon
     answers = [Answer.model_validate(row) for row in report.answers]
     hops = [Hop.model_validate(row) for row in report.hops]
     quiet = {Outcome.NO_ANSWER, Outcome.NOT_TRIED}
-    kept = sorted(answers, key=lambda answer: answer.outcome in quiet)[:MOST_ROWS]
+    kept = _fitting(sorted(answers, key=lambda answer: answer.outcome in quiet))
     shown = (
         [answer for answer in answers if any(answer is one for one in kept)] if len(kept) < len(answers) else answers
     )
-    left_out = len(answers) - len(shown) + max(0, len(hops) - MOST_ROWS)
+    paths = [PathMtu.model_validate(row) for row in report.paths]
+    offers = [Offer.model_validate(_without(row, "message")) for row in report.offers]
+    neighbours = [Neighbour.model_validate(row) for row in report.neighbours]
+    left_out = len(answers) - len(shown)
+    left_out += sum(len(rows) - len(_fitting(rows)) for rows in (hops, paths, offers, neighbours))
     notes = [*notes, *report.notes]
     servers = {str(offer["server"]) for offer in report.offers}
     if len(servers) > 1:
@@ -372,16 +382,26 @@ def _result(params: Scapy, order: Order, report: Report, notes: list[str], secon
         sent=report.sent,
         answered=answered,
         answers=shown,
-        hops=hops[:MOST_ROWS],
-        paths=[PathMtu.model_validate(row) for row in report.paths],
-        offers=[Offer.model_validate(_without(row, "message")) for row in report.offers],
-        neighbours=[Neighbour.model_validate(row) for row in report.neighbours],
+        hops=_fitting(hops),
+        paths=_fitting(paths),
+        offers=_fitting(offers),
+        neighbours=_fitting(neighbours),
         left_out=left_out,
         complete=report.complete,
         packets_per_second=int(order.rate),
         seconds=round(seconds, 3),
         notes=notes,
     )
+
+
+def _fitting(rows: Sequence[Row]) -> list[Row]:
+    """The first rows, as many as a result has room for."""
+    room = ROWS_BYTES
+    for number, row in enumerate(rows[:MOST_ROWS]):
+        room -= json_size(row.model_dump(mode="json")) + 1
+        if room < 0:
+            return list(rows[:number])
+    return list(rows[:MOST_ROWS])
 
 
 def _without(row: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:

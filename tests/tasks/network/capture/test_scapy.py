@@ -28,6 +28,8 @@ from scapy.contrib.lldp import (
     LLDPDUSystemName,
     LLDPDUTimeToLive,
 )
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import LLC, SNAP, Dot3, Ether
 from scapy.packet import Packet
 
@@ -35,8 +37,9 @@ from blocks.policy import ProbePolicy
 from tasks.core.errors import InvalidParameters, MissingProgram, Refused, ToolTimeout, Unreachable
 from tasks.core.models import Safety
 from tasks.core.process import find_program
+from tasks.core.redact import MOST_BYTES, json_size
 from tasks.network.capture import scapy as module
-from tasks.network.capture._scapy_order import Order, Probe
+from tasks.network.capture._scapy_order import Order, Probe, Report
 from tasks.network.capture._scapy_packet import Declared
 from tasks.network.capture._scapy_wire import Heard
 from tasks.network.capture.scapy import Scapy, ScapyResult, scapy
@@ -588,6 +591,55 @@ def say(interface: str, *frames: Packet) -> None:
         sock.bind((interface, 0))
         for frame in frames:
             sock.send(bytes(frame))
+
+
+def test_a_result_fits_the_ledger_whatever_strangers_answer() -> None:
+    text = "x" * 400
+    about = dict.fromkeys(
+        ("chassis", "port", "port_description", "system_name", "system_description", "platform"), text
+    )
+    neighbours = [about | {"protocol": "lldp", "mac": "02:00:00:00:00:01", "heard": 1} for _ in range(256)]
+    offer = {
+        "server": "10.0.0.1",
+        "server_mac": "02:00:00:00:00:01",
+        "address": "10.0.0.9",
+        "domain": text,
+        "rtt_ms": 1.0,
+    }
+    answer = {"target": "a", "address": "10.0.0.1", "outcome": "answered", "by": "10.0.0.1"}
+    answers = [answer | {"layers": [{"name": "DNS", "fields": {"qd": text}}] * 12} for _ in range(200)]
+    path = {"target": "a", "address": "10.0.0.1", "mtu": 1400, "detail": text}
+    reports = {
+        Probe.LLDP_LISTEN: Report(neighbours=neighbours),
+        Probe.DHCP_DISCOVER: Report(offers=[offer] * 300),
+        Probe.PACKET: Report(answers=answers),
+        Probe.MTU: Report(paths=[path] * 256),
+    }
+    asked = {
+        Probe.LLDP_LISTEN: {"interface": "lo"},
+        Probe.DHCP_DISCOVER: {"interface": "lo", "targets": ["10.0.0.0/24"]},
+        Probe.PACKET: {"targets": ["10.0.0.1"], "packet": [{"layer": "UDP"}]},
+        Probe.MTU: {"targets": ["10.0.0.1"]},
+    }
+    for probe, report in reports.items():
+        result = module._result(Scapy(probe=probe, **asked[probe]), Order(probe), report, [], 1.0)
+        rows = len(result.neighbours) + len(result.offers) + len(result.answers) + len(result.paths)
+        given = len(report.neighbours) + len(report.offers) + len(report.answers) + len(report.paths)
+        assert json_size(result.model_dump(mode="json")) <= MOST_BYTES and rows > 5
+        assert result.left_out == given - rows > 0
+
+
+def test_what_a_dhcp_server_says_is_one_line_without_control_characters() -> None:
+    from tasks.network.capture._scapy_link import _offer
+
+    options = [("message-type", "offer"), ("domain", b"\x1b[2Jevil\n.example\0"), ("router", *["10.0.0.1"] * 60), "end"]
+    bootp = BOOTP(op=2, yiaddr="10.0.0.9", file=b"\x1b]0;boot\x07" + bytes(100))
+    frame = (
+        Ether(src="02:00:00:00:00:01") / IP(src="10.0.0.1") / UDP(sport=67, dport=68) / bootp / DHCP(options=options)
+    )
+    offer = _offer(Ether(bytes(frame)))
+    assert (offer["message"], offer["domain"], offer["boot_file"]) == ("offer", "[2Jevil .example", "]0;boot")
+    assert offer["routers"] == ["10.0.0.1"] * 16
 
 
 def test_an_order_survives_the_way_to_another_process() -> None:
