@@ -11,6 +11,8 @@ from tasks.core.models import ToolResult
 
 _MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2}:\d{2})(?:\.\d+)?(?:Z|\+00:00)")
 """A UTC time as JSON has it; a table shows it to the second."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal takes for commands, what turns the order of text around, and what no database keeps; not tab and line feed."""
 
 
 def cell(value: Any) -> str:
@@ -78,7 +80,17 @@ def escape(text: str) -> str:
     '&lt;script&gt;\\|\\`x\\`'
     """
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ").replace("\r", " ")
+    text = harmless(text)
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
+
+
+def harmless(text: str) -> str:
+    r"""Make text from a network harmless on a terminal: nothing in it moves the cursor, sets the title or reads backwards.
+
+    >>> harmless("a\x1b[2Jb\tc") == "a\ufffd[2Jb\tc"
+    True
+    """
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from flows._text import cell
+from flows._text import CONTROLS, cell, harmless
 from tasks.core.errors import InvalidParameters
 
 PIPE_WIDTH = 180
@@ -24,15 +24,21 @@ WHOLE_WIDTH = 17
 """Cells up to this long (a MAC address) are not folded while longer ones can be."""
 
 
+def escape(text: str) -> str:
+    """Make text for the console: neither markup nor anything a terminal would obey, for names on the wire are chosen by strangers."""
+    return escape_markup(harmless(text))
+
+
 def out() -> Console:
     """The console of stdout: data."""
-    # Piped output has no width of its own: wide enough that tables do not fold, for grep and for logs.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    # Piped output has no width of its own: wide enough that tables do not fold, for grep and for logs. Without emoji=False the :ab: of a MAC
+    # and the :100: of an IPv6 address become pictures.
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def err() -> Console:
     """The console of stderr: progress and complaints."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def complain(message: str, hint: str | None = None, *, status: int) -> int:
@@ -64,7 +70,10 @@ def explain_unexpected(error: Exception) -> int:
 
 def emit_json(data: Any) -> None:
     """Print one JSON document and nothing else."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    # JSON itself escapes only half of what a terminal obeys. Line feeds are ours, all others are inside of strings.
+    text = CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    sys.stdout.write(f"{text}\n")
 
 
 def emit_table(

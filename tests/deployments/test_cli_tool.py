@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from deployments.cli import main
+from deployments.cli import _output, main
 from deployments.cli._options import command_line
 from deployments.cli._options import parse as parse_options
+from flows._text import CONTROLS, markdown_table
 from tasks.core.errors import InvalidParameters
 from tasks.core.registry import ToolSpec, find_tool, load_tools
 from tasks.core.tool import validate
@@ -24,6 +25,19 @@ def parse(tool: str, *options: str) -> dict[str, Any]:
     asked = parse_options(find_tool(tool), options)
     assert asked is not None
     return asked[0]
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jprinter", "a\x9b31mb", "\x1b]0;x\x07", "a\u202eb", "a\ud800b", "a\x00b\rc"])
+def test_a_name_on_the_wire_gives_the_terminal_no_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _output.emit_table([{"name": name, "other": "x"}], title=name)
+    _output.emit_table([{f"column {number}": name + "x" * 30 for number in range(12)}], title=name)
+    _output.say(name)
+    _output.complain(name, name, status=1)
+    _output.emit_json({"name": name})
+    printed = capsys.readouterr()
+    assert "x" in printed.out and not CONTROLS.search(printed.out + printed.err)
+    assert json.loads(printed.out[printed.out.index("{") :]) == {"name": name}
+    assert not CONTROLS.search(markdown_table([{name: name}]))
 
 
 def test_a_list_may_be_given_once_or_often_in_the_singular_or_plural() -> None:
