@@ -100,15 +100,21 @@ class Parsed:
         self.der = der
         with warnings.catch_warnings():  # what is odd about other people's certificates is not for our log
             warnings.simplefilter("ignore")
-            self.x509 = x509.load_der_x509_certificate(der)
             try:
-                key: Any = self.x509.public_key()
-            except (ValueError, UnsupportedAlgorithm):
-                key = None
-            self.key, self.key_bits = _key(key)
-            self.not_before, self.not_after = self.x509.not_valid_before_utc, self.x509.not_valid_after_utc
-            self.subject, self.issuer = _name(self.x509.subject), _name(self.x509.issuer)
-            self.serial = f"{self.x509.serial_number:x}"
+                self._read(der)
+            except (x509.InvalidVersion, TypeError) as error:  # how the library says no to some
+                raise ValueError(str(error)) from None
+
+    def _read(self, der: bytes) -> None:
+        self.x509 = x509.load_der_x509_certificate(der)
+        try:
+            key: Any = self.x509.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        self.key, self.key_bits = _key(key)
+        self.not_before, self.not_after = self.x509.not_valid_before_utc, self.x509.not_valid_after_utc
+        self.subject, self.issuer = _name(self.x509.subject), _name(self.x509.issuer)
+        self.serial = f"{self.x509.serial_number:x}"
 
     @functools.cached_property
     def names(self) -> list[str]:

@@ -9,9 +9,11 @@ import hashlib
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from hypothesis import given, settings
@@ -22,7 +24,9 @@ from lab.ssh_server import SshServer, needs_sshd
 from blocks.policy import ProbePolicy
 from tasks.core.errors import InvalidParameters, Refused
 from tasks.network.probe import _ssh_host_key as ssh
+from tasks.network.probe._certificate import Parsed
 from tasks.network.probe._front_page import NoPage, parse, same_server
+from tasks.network.probe.http_check import http_check
 from tasks.network.probe.service_identity import (
     Identity,
     Reading,
@@ -297,6 +301,28 @@ async def test_an_expired_certificate_of_old_tls_is_read_all_the_same(read: Read
     async with serving(lambda _: None, tls=old) as port:
         found = await read(f"tls://127.0.0.1:{port}")
     assert (found.outcome, found.certificate_names, found.title) == (Reading.READ, ["old.example.com"], None)
+
+
+async def test_a_certificate_nobody_can_read_costs_nothing_but_itself(read: Read, perform: Any, tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("odd.example.com")
+    der = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+    # There is no version 4, but there are devices that say so.
+    odd = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020103"), 1)
+    file = tmp_path / "odd.pem"
+    file.write_bytes(ssl.DER_cert_to_PEM_cert(odd).encode() + issued.private_key_pem.bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    async with serving(lambda _: page(b"<title>Odd</title>"), tls=context) as port:
+        found = await read(f"https://127.0.0.1:{port}")
+        asked = {"urls": [f"https://127.0.0.1:{port}/"], "verify": False}
+        (checked,) = (await perform(http_check, asked, policy=UNHURRIED)).checks
+    assert (found.outcome, found.title, found.certificate_sha256) == (Reading.READ, "Odd", None)
+    assert (checked.state, checked.title, checked.certificate_days) == ("ok", "Odd", None)
+    # An organisation whose name is bits: OpenSSL reads it where they are well made, the library raises TypeError.
+    bits = der.replace(bytes.fromhex("060355040a0c"), bytes.fromhex("060355040a03"), 1)
+    for other in (odd, bits, b""):
+        with pytest.raises(ValueError):  # noqa: PT011 - what it says is the library's
+            Parsed(other)
 
 
 async def test_the_certificate_stays_when_the_page_does_not_come(read: Read, authority: Authority) -> None:
