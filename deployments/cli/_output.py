@@ -31,8 +31,8 @@ def escape(text: str) -> str:
 
 def out() -> Console:
     """The console of stdout: data."""
-    # Piped output has no width of its own: wide enough that tables do not fold, for grep and for logs. Without emoji=False the :ab: of a MAC
-    # and the :100: of an IPv6 address become pictures.
+    # Piped output has no width of its own: wide enough that tables do not fold, for grep and for logs.
+    # emoji: the :ab: of a MAC and the :100: of an IPv6 address would become pictures.
     return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 

@@ -62,13 +62,13 @@ def _listing(name: str, options: Sequence[str]) -> int:
     return 0
 
 
-@app.command(name="list", help_flags=[])
+@app.command(name="list", help_flags=[], version_flags=[])
 def list_assets(*options: Options) -> int:
     """List assets; `signalbox asset list --help` shows the filters."""
     return _listing("asset_list", options)
 
 
-@app.command(help_flags=[])
+@app.command(help_flags=[], version_flags=[])
 def query(*options: Options) -> int:
     """Search assets; words without an option are free text. `signalbox asset query --help` shows the filters."""
     words = list(options)
@@ -77,7 +77,7 @@ def query(*options: Options) -> int:
     return _listing("asset_query", words)
 
 
-@app.command(help_flags=[])
+@app.command(help_flags=[], version_flags=[])
 def create(*options: Options) -> int:
     """Create an asset; `signalbox asset create --help` shows the fields."""
     return _tool("asset_create", options)
@@ -88,13 +88,13 @@ def _with_asset(options: Sequence[str]) -> list[str]:
     return ["--asset", *options] if options and not options[0].startswith("-") else list(options)
 
 
-@app.command(help_flags=[])
+@app.command(help_flags=[], version_flags=[])
 def update(*options: Options) -> int:
     """Change fields of an asset: signalbox asset update ID|NAME --owner noc."""
     return _tool("asset_update", _with_asset(options))
 
 
-@app.command(help_flags=[])
+@app.command(help_flags=[], version_flags=[])
 def delete(*options: Options) -> int:
     """Delete an asset: signalbox asset delete ID|NAME --confirm ID|NAME; its history stays."""
     return _tool("asset_delete", _with_asset(options))

@@ -59,7 +59,7 @@ def list_blocks(*, json: bool = False) -> int:
     return 0
 
 
-@app.command(help_flags=[])
+@app.command(help_flags=[], version_flags=[])
 def create(name: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
     """Make a block, or change one with --overwrite; `signalbox block create TYPE` lists the options of a type.
 

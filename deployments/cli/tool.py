@@ -138,7 +138,8 @@ def runs(
     return 0
 
 
-@app.command(help_flags=[])
+# A tool's parameter may be called version, as asset_update's is.
+@app.command(help_flags=[], version_flags=[])
 def run(name: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
     """Run one tool now; `signalbox tool show NAME` lists its options.
 

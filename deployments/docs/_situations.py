@@ -233,6 +233,10 @@ def fallback(spec: ToolSpec) -> Situation:
     from deployments.cli._options import command_line
 
     if {"interface", "capture"} <= set(spec.params_model.model_fields):
-        return Situation(spec.name, "What it says about the office", f"--capture {CAPTURE}", lines=7)
+        # Of what the card shows on a capture, only what the tool cannot do without: hosts and times are not those of the office.
+        shown = next((one.params for one in spec.examples if "capture" in one.params), {})
+        required = {name: shown[name] for name, field in spec.params_model.model_fields.items() if field.is_required()}
+        options = command_line(spec, {"capture": CAPTURE, **required})
+        return Situation(spec.name, "What it says about the office", options, lines=7)
     example = spec.examples[0]
     return Situation(spec.name, example.title, command_line(spec, example.params))

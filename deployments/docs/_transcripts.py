@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.cli._options import parse
-from deployments.docs._situations import Situation, of_tool
+from deployments.docs._situations import Situation, of_tool, situations
 from tasks.core.errors import ToolError
 from tasks.core.registry import load_tools
 from tasks.core.tool import validate
@@ -79,6 +79,10 @@ def problems(folder: Path) -> list[str]:
     """Say what is wrong with the recorded examples: a tool has none, or a command line is not the one wanted or not valid any more."""
     found = []
     tools = load_tools()
+    found += [
+        f"{name}: there are examples of it, but no such tool"
+        for name in {one.tool for one in situations()} - set(tools)
+    ]
     for name, spec in tools.items():
         wanted = of_tool(name)
         for situation in wanted:

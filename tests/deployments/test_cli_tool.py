@@ -77,6 +77,22 @@ def test_an_unknown_option_is_a_usage_error_that_names_the_tool(capsys: pytest.C
     assert "--no-such" in said and "signalbox tool show ping" in said
 
 
+@every_tool
+def test_no_option_of_a_tool_is_taken_by_the_command_itself(
+    spec: ToolSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def keep(_: ToolSpec, options: list[str]) -> None:
+        given.append({"options": list(options)})
+        raise InvalidParameters("read")
+
+    monkeypatch.setattr("deployments.cli.tool.parse", keep)
+    words = [f"--{name.replace('_', '-')}" for name in spec.params_model.model_fields]
+    assert main(["tool", "run", spec.name, *words]) == 2
+    assert given == [{"options": words}], capsys.readouterr()
+
+
 def test_an_unknown_tool_gets_the_nearest_names_and_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tool", "show", "tcp-port-chek"]) == 2
     assert "Did you mean: tcp_port_check" in capsys.readouterr().err
@@ -124,3 +140,15 @@ def test_the_command_lines_shown_as_examples_give_the_examples_parameters(spec: 
         asked = parse_options(spec, shlex.split(command_line(spec, example.params)))
         assert asked is not None
         assert validate(spec, asked[0]) == validate(spec, example.params)
+
+
+@pytest.mark.parametrize(
+    "words", [("asset", "update", "lobby-cam"), ("asset", "create"), ("block", "create", "snmp")], ids=" ".join
+)
+def test_a_field_called_version_is_not_the_version_of_the_command(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cyclopts
+
+    assert main([*words, "--version", "no such version"]) == 2
+    assert cyclopts.__version__ not in capsys.readouterr().out
