@@ -16,7 +16,8 @@ from pathlib import Path
 
 from deployments.local import StackError, environment, scheduler_works, status
 from deployments.local.api import Api
-from deployments.local.home import LEAST_FREE_BYTES
+from deployments.local.home import LEAST_FREE_BYTES, Home
+from deployments.local.variables import downloads_login, downloads_url
 from tasks.core.errors import MissingProgram, ToolError
 from tasks.core.process import find_program
 
@@ -200,6 +201,8 @@ def check_services(home: Path) -> list[Check]:
             fix = None if service.alive else f"signalbox down; signalbox up   (its log: {home}/logs/{service.name}.log)"
             state = "runs" if service.alive else "does not run"
             checks.append(Check(f"service {service.name}", service.alive, f"{state}: {service.detail}{restarted}", fix))
+            if service.name == "downloads" and service.alive:
+                checks.append(check_downloads(home))
     try:
         api = Api.from_environment(environment(home))
         skew = clock_skew(api)
@@ -221,6 +224,16 @@ def check_services(home: Path) -> list[Check]:
         fix = "make clean run   (usually packages that are not the pinned ones)"
         checks.append(Check("scheduler", False, "a cron deployment got no runs", fix))
     return checks
+
+
+def check_downloads(home: Path) -> Check:
+    """Whether files of the capture store can be fetched with the login of the UI."""
+    place = Home(home)
+    url = downloads_url(place)
+    if url is not None and Api(url, downloads_login(place)).answers("/health"):
+        return Check("downloads", True, f"{url} answers to the login of the UI")
+    fix = f"signalbox down; signalbox up   (its log: {place.logs}/downloads.log)"
+    return Check("downloads", False, f"{url} does not answer: links to captures lead nowhere", fix)
 
 
 def clock_skew(api: Api) -> float | None:

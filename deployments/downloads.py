@@ -43,7 +43,7 @@ CAPTURE_ENDINGS = (".pcap", ".cap", ".dmp")
 HEADERS = {
     "Cache-Control": "no-store",
     # A file of the store is never a page: whatever is in it, a browser runs and embeds nothing of it.
-    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Content-Security-Policy": "default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -53,6 +53,7 @@ STALLED_SECONDS = 60.0
 MOST_CONNECTIONS = 64
 MOST_STORES = 64
 GRACE_SECONDS = 3
+"""Seconds a transfer may go on when the stack goes down."""
 STORE_CACHE_SECONDS = 10.0
 """A changed CaptureStore block holds after this long at most."""
 _REALM = 'Basic realm="signalbox", charset="UTF-8"'
@@ -184,14 +185,20 @@ class _Exchange:
         self.sent += len(message.get("body", b""))
 
 
-def serve(port: int, login: str) -> None:
-    """Serve on a port of 127.0.0.1 until TERM or INT."""
+def serve(port: int, login: str, *, stalled_seconds: float = STALLED_SECONDS) -> None:
+    """Serve on a port of 127.0.0.1 until TERM or INT.
+
+    Args:
+        port: The port.
+        login: `user:password` that a client must know.
+        stalled_seconds: Seconds a client may take to accept the next piece of a file.
+    """
     import uvicorn
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     _log.setLevel(logging.INFO)
     config = uvicorn.Config(
-        Downloads(login),
+        Downloads(login, stalled_seconds=stalled_seconds),
         host="127.0.0.1",
         port=port,
         http="h11",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 from pydantic import BaseModel
 
 from flows._text import escape, facts, markdown_table, tables
@@ -19,6 +19,8 @@ from tasks.core.settings import settings
 MOST_ROWS = 500
 """Rows of a table artifact; the ledger and the evidence have the rest."""
 MOST_FILES = 20
+MOST_LINKS = 5
+"""Files that get an artifact of their own; the summary links more of them."""
 
 
 def artifact_key(*parts: str) -> str:
@@ -58,11 +60,13 @@ def file_lines(refs: Sequence[FileRef]) -> list[str]:
         if url is not None:
             lines.append(f"- [Download {escape(ref.name)}]({url}) ({ref.size_bytes:,} bytes)")
     if lines[2:]:
-        lines += ["", "The links ask for the login of these pages. On the machine itself, without a browser:", ""]
+        lines += ["", "A link asks for the login of these pages. Without a browser, where the store is:", ""]
     else:
         lines += ["To get them, where the store is:", ""]
     here = settings().site
-    commands = [f"signalbox capture save {ref.name}{f' --site {ref.site}' if ref.site != here else ''}" for ref in shown]
+    commands = [
+        f"signalbox capture save {ref.name}{f' --site {ref.site}' if ref.site != here else ''}" for ref in shown
+    ]
     lines += ["```", *commands, "```", ""]
     if len(refs) > MOST_FILES:
         lines += [f"... and {len(refs) - MOST_FILES} more: signalbox capture list", ""]
@@ -70,7 +74,7 @@ def file_lines(refs: Sequence[FileRef]) -> list[str]:
 
 
 async def publish_result(spec: ToolSpec, params: ToolParams, result: ToolResult) -> None:
-    """Put a tool's result on the run page: one summary a person reads, and a table artifact for each list."""
+    """Put a tool's result on the run page: one summary a person reads, a table for each list, a link for each file it made."""
     found = tables(result)
     said = facts(result)
     lines = [f"## {escape(result.headline())}", ""]
@@ -90,3 +94,13 @@ async def publish_result(spec: ToolSpec, params: ToolParams, result: ToolResult)
             table=[dict(row) for row in rows[:MOST_ROWS]],
             description=f"{title} ({len(rows)})",
         )
+    # Not for the capture it was given to read: the run that made it has its link.
+    made = [ref for ref in files(result) if ref.name != getattr(params, "capture", None)][:MOST_LINKS]
+    for number, ref in enumerate(made, start=1):
+        if (url := download_url(ref.site, ref.name)) is not None:
+            await acreate_link_artifact(
+                key=artifact_key("download", spec.name, str(number) if len(made) > 1 else ""),
+                link=url,
+                link_text=f"Download {escape(ref.name)}",
+                description=f"{ref.name} ({ref.size_bytes:,} bytes)",
+            )

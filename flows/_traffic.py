@@ -82,6 +82,7 @@ class Report:
         traffic: For the plot; None when the capture could not be summed up.
         recorded: How it was captured, in words; empty for one that was there.
         url: Address of the run page.
+        download: Address that hands out the capture; None where nothing does.
     """
 
     capture: str
@@ -91,6 +92,7 @@ class Report:
     traffic: Traffic | None = None
     recorded: str = ""
     url: str | None = None
+    download: str | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -144,6 +146,8 @@ def markdown(report: Report) -> str:
     lines = [f"## {escape(title(report))}", ""]
     lines += [f"**{escape(name)}_analyzer failed**: {escape(why)}\n" for name, why in report.failed.items()]
     lines += [f"Capture `{report.capture}`{': ' + escape(report.recorded) if report.recorded else ''}.", ""]
+    link = f"[Download the capture]({report.download}), or get it" if report.download else "Get it"
+    lines += [f"{link} with `signalbox capture save {report.capture} --site {report.site}`, where the store is.", ""]
     if report.traffic is not None and report.traffic.packets:
         lines += [f"![Packets over time, and protocols]({data_url(plot(report.traffic))})", ""]
     rows = finding_rows(report)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import _notify, _traffic
 from flows._flow_run import quietly, run_identity, skipped_late
-from flows._report import MOST_ROWS, publish_result
+from flows._report import MOST_ROWS, download_url, publish_result
 from flows._text import count, escape
 from tasks.core.errors import InvalidParameters, ToolError
 from tasks.core.log import run_logger
@@ -176,6 +176,7 @@ async def _analyze(
         traffic=traffic,
         recorded=recorded,
         url=url,
+        download=download_url(site, capture),
     )
 
 

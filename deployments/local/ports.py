@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from deployments.local.errors import StackError
@@ -61,7 +62,7 @@ def choose_port_after(port: int, recorded: int | None) -> int:
     if recorded is not None and recorded != port and is_free(recorded):
         return recorded
     # Behind the very last port it goes on at the usual place.
-    for candidate in (*range(port + 1, port + 1 + SEARCHED), *range(DEFAULT_PORT, DEFAULT_PORT + SEARCHED)):
+    for candidate in chain(range(port + 1, port + 1 + SEARCHED), range(DEFAULT_PORT, DEFAULT_PORT + SEARCHED)):
         if candidate <= 65535 and candidate != port and is_free(candidate):
             return candidate
     raise StackError(

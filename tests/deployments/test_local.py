@@ -20,9 +20,10 @@ from deployments.local.api import Api
 from deployments.local.home import Home
 from deployments.local.processes import Identity, identify, is_alive, marked
 from deployments.local.state import State
-from deployments.local.variables import MARK
+from deployments.local.variables import MARK, downloads_login
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVICES = {"postgresql", "prefect-server", "worker", "downloads"}
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_second_up_finds_everything_and_down_leaves_nothing(
     # What the worker writes while it works is in the home: under /tmp its folder would belong to the machine's first user of Prefect.
     assert (short_home / "tmp/runner_storage").is_dir() and not left.exists()
     assert first.ui_url == f"http://127.0.0.1:{port}"
-    assert {service.name for service in first.services if service.alive} == {"postgresql", "prefect-server", "worker"}
+    assert {service.name for service in first.services if service.alive} == SERVICES
     assert "The scheduler works." in steps
 
     second = in_child("print(up(home).services[0].process.pid, 'prefect' in sys.modules)", short_home)
@@ -98,8 +99,14 @@ def test_a_second_up_finds_everything_and_down_leaves_nothing(
     tables = [
         line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     ]
-    listening = {fields[1] for fields in tables if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
-    assert listening == {f"0100007F:{port:04X}"}
+    # So are the captures.
+    downloads = variables["SIGNALBOX_DOWNLOADS_URL"]
+    assert Api(downloads, variables["PREFECT_API_AUTH_STRING"]).answers("/health")
+    with pytest.raises(StackError, match="answered 401"):
+        Api(downloads).call("GET", "/health")
+    for number in (port, int(downloads.rpartition(":")[2])):
+        listening = {fields[1] for fields in tables if fields[3] == "0A" and fields[1].endswith(f":{number:04X}")}
+        assert listening == {f"0100007F:{number:04X}"}
 
     # Nothing was left by the check of the scheduler.
     flows = Api.from_environment(variables).call("POST", "/flows/filter", {})
@@ -108,7 +115,7 @@ def test_a_second_up_finds_everything_and_down_leaves_nothing(
     everything = processes_of(short_home)
     state = State.read(Home(short_home))
     assert state is not None
-    assert set(down(short_home)) >= {"worker", "prefect-server", "postgresql"}
+    assert set(down(short_home)) >= SERVICES
     assert not [name for name, process in everything.items() if is_alive(process)]
     assert not marked(MARK, state.mark)
     assert down(short_home) == []
@@ -126,11 +133,16 @@ def test_what_dies_is_started_again_and_a_killed_supervisor_leaves_nothing_the_n
 ) -> None:
     up(short_home)
     before = processes_of(short_home)
-    for name in ("worker", "postgresql"):
+    variables = environment(short_home)
+    killed = ("worker", "postgresql", "downloads")
+    for name in killed:
         os.kill(before[name].pid, signal.SIGKILL)
-    assert eventually(lambda: all(processes_of(short_home)[name] != before[name] for name in ("worker", "postgresql")))
-    assert eventually(lambda: Api.from_environment(environment(short_home)).healthy())
-    assert {service.name: service.restarts for service in status(short_home).services}["worker"] == 1
+    assert eventually(lambda: all(processes_of(short_home)[name] != before[name] for name in killed))
+    assert eventually(lambda: Api.from_environment(variables).healthy())
+    restarts = {service.name: service.restarts for service in status(short_home).services}
+    assert restarts["worker"] == restarts["downloads"] == 1
+    downloads = Api(variables["SIGNALBOX_DOWNLOADS_URL"], variables["PREFECT_API_AUTH_STRING"])
+    assert eventually(lambda: downloads.answers("/health"))
 
     before = processes_of(short_home)
     os.kill(before["supervisor"].pid, signal.SIGKILL)
@@ -141,6 +153,8 @@ def test_what_dies_is_started_again_and_a_killed_supervisor_leaves_nothing_the_n
 
     assert up(short_home).up
     assert not [name for name, process in before.items() if is_alive(process)]
+    # Links on the pages of earlier runs still lead there.
+    assert environment(short_home)["SIGNALBOX_DOWNLOADS_URL"] == downloads.url and downloads.answers("/health")
 
 
 @pytest.mark.slow
@@ -275,6 +289,13 @@ def test_an_external_prefect_is_taken_from_the_environment_but_never_our_own(
     found = environment(short_home)
     assert found["PREFECT_API_URL"] == "https://prefect.example.com/api"
     assert found["PREFECT_API_AUTH_STRING"] == "noc:secret"
+    assert downloads_login(Home(short_home)) == "noc:secret"
+    # One that asks for none, or for a key a browser cannot give: the downloads are still not open to everybody on the machine.
+    Home(short_home).prepare()
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+    monkeypatch.setenv("PREFECT_API_KEY", "key")
+    assert downloads_login(Home(short_home)).startswith("signalbox:")
+    assert downloads_login(Home(short_home)) == (short_home / "secrets/prefect-auth-string").read_text().strip()
     # What `eval $(signalbox env)` left in a shell names the embedded server, also after its port has changed.
     Home(short_home).prepare()
     (short_home / "run/endpoint.json").write_text(json.dumps({"port": 4300, "api_url": "http://127.0.0.1:4300/api"}))

@@ -44,6 +44,15 @@ def test_the_port_of_the_last_run_is_kept_while_it_is_free(taken: int) -> None:
     assert ports.choose_port(None, taken)[0] != taken
 
 
+def test_what_runs_beside_the_server_gets_the_port_of_its_last_run_or_the_next_free_one(taken: int) -> None:
+    beside = ports.choose_port_after(taken - 1, None)
+    assert beside > taken  # the first candidate is taken
+    assert ports.choose_port_after(taken - 1, taken) == beside
+    assert ports.choose_port_after(4200, beside) == beside
+    assert ports.choose_port_after(beside, beside) > beside  # the server was told to use it
+    assert 0 < ports.choose_port_after(65535, None) < 65535
+
+
 def test_a_port_that_was_asked_for_is_not_silently_replaced(taken: int) -> None:
     with pytest.raises(StackError, match=f"Port {taken}"):
         ports.choose_port(taken, None)

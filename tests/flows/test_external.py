@@ -54,17 +54,20 @@ def guest(stack: Stack) -> Iterator[Guest]:
             guest.run("down")
 
 
-def test_with_external_services_up_starts_the_worker_alone_and_down_stops_it_alone(stack: Stack, guest: Guest) -> None:
+def test_with_external_services_up_starts_the_rest_and_down_stops_no_more_than_that(stack: Stack, guest: Guest) -> None:
     up = guest.run("up")
     assert up.returncode == 0, up.stderr
     assert {row["service"]: row["state"] for row in guest.json("status")["services"]} == {
         "postgresql": "external",
         "prefect-server": "external",
+        "downloads": "running",
         "worker": "running",
     }
     assert not Path(guest.env["SIGNALBOX_HOME"], "postgres").exists()
     doctor = {row["name"]: row for row in json.loads(guest.run("doctor", "--json").stdout)}
     assert doctor["service postgresql"]["ok"] and doctor["service postgresql"]["detail"].startswith("external: ")
+
+    assert doctor["downloads"]["ok"], doctor["downloads"]
 
     found = guest.run("discover", "127.0.0.8/29", "--profile", "quick")
     assert found.returncode == 0, found.stderr
@@ -73,6 +76,6 @@ def test_with_external_services_up_starts_the_worker_alone_and_down_stops_it_alo
     assert count == 8
 
     down = guest.run("down")
-    assert down.stdout.strip() == "Stopped: worker."
+    assert down.stdout.strip() == "Stopped: worker, downloads."
     assert stack.request("GET", "/health").status_code == 200
     assert {row["service"]: row["state"] for row in stack.cli_json("status")["services"]}["prefect-server"] == "running"
