@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.network._tls_numbers import is_grease, suites
 from tasks.network.analyze import _quic as quic
 from tasks.network.analyze._fitting import MOST_BYTES, fit
 from tasks.network.analyze._ja import ja3, ja3_text, ja3s, ja4
@@ -24,7 +25,6 @@ from tasks.network.analyze._tls import Conversation, report
 from tasks.network.analyze._tls_book import Book
 from tasks.network.analyze._tls_chain import read_certificate
 from tasks.network.analyze._tls_hello import ClientHello, Malformed, ServerHello, parse_client_hello, parse_server_hello
-from tasks.network._tls_numbers import is_grease, suites
 from tasks.network.analyze._tls_weakness import weaknesses
 from tests.lab.tls_bytes import V1, V2, certificate, client_context, client_hello, handshake, initial, server_context
 
