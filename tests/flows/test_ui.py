@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lab.stack import Stack
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as NothingThere
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.utils import wrpcap
 
 from tasks.core.registry import find_tool
 
@@ -41,13 +45,19 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, stack: Stack) -> Iterator[Page]:
     """A tab of somebody who was never here before, large enough that nothing is folded away."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1400})
+    user, _, password = stack.env["PREFECT_API_AUTH_STRING"].partition(":")
+    downloads = stack.env["SIGNALBOX_DOWNLOADS_URL"]
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 1400},
+        # What a person types when the browser asks; without a window nobody can be asked.
+        http_credentials={"username": user, "password": password, "origin": downloads},
+    )
     context.set_default_timeout(30_000)
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     yield context.new_page()
     context.close()
-    here = (stack.env["PREFECT_API_URL"].removesuffix("/api"), "data:", "blob:")
+    here = (stack.env["PREFECT_API_URL"].removesuffix("/api"), f"{downloads}/captures/", "data:", "blob:")
     assert [
         url for url in asked if not url.startswith(here)
     ] == []  # the UI works without the internet, and asks nobody
@@ -113,6 +123,55 @@ def test_a_discoverys_page_has_summary_picture_and_tables(page: Page, stack: Sta
     for column in ("address", "services", "asset"):
         expect(hosts.get_by_role("columnheader", name=column).first).to_be_visible()
     expect(page.get_by_text(re.compile(r"1 address in scope, 1 scanned, 1 answered")).first).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def capture(stack: Stack) -> bytes:
+    """A capture in the store, `lab/two_words.pcap`: one TCP conversation with a word in each direction."""
+    client, server = IP(src="192.0.2.1", dst="192.0.2.2"), IP(src="192.0.2.2", dst="192.0.2.1")
+    packets = [
+        client / TCP(sport=40000, dport=7, flags="S", seq=1),
+        server / TCP(sport=7, dport=40000, flags="SA", seq=1, ack=2),
+        client / TCP(sport=40000, dport=7, flags="PA", seq=2, ack=2) / b"ping\n",
+        server / TCP(sport=7, dport=40000, flags="PA", seq=2, ack=7) / b"pong\n",
+    ]
+    file = stack.home.parent / "two_words.pcap"
+    wrpcap(str(file), [Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet for packet in packets])
+    done = stack.cli("capture", "add", str(file), "--name", "lab/two_words.pcap")
+    assert done.returncode == 0, done.stderr
+    return file.read_bytes()
+
+
+def test_a_link_on_a_runs_page_downloads_the_capture_it_read(page: Page, stack: Stack, capture: bytes) -> None:
+    run = stack.run_to_end("capture-and-analyze/on-demand", {"capture": "lab/two_words.pcap", "analyzers": ["tcp"]})
+    assert run["state_name"] == "Completed", stack.run_logs(run["id"])
+    found = stack.artifacts(run["id"])
+    assert "signalbox capture save lab/two_words.pcap" in found["traffic"]["data"]
+    assert not [key for key in found if key.startswith("download-")]  # this run did not make it
+    open_page(page, stack, f"/runs/flow-run/{run['id']}?tab=Artifacts")
+    for key, link in (("traffic", "Download the capture"), ("result-tcp-analyzer", "Download lab/two_words.pcap")):
+        page.goto(f"{stack.env['PREFECT_UI_URL']}/artifacts/artifact/{found[key]['id']}")
+        with page.expect_download() as download:
+            page.get_by_role("link", name=link).click()
+        assert download.value.suggested_filename == "two_words.pcap"
+        assert download.value.path().read_bytes() == capture
+
+
+def test_a_file_that_a_tool_made_has_a_card_of_its_own_on_the_runs_page(
+    page: Page, stack: Stack, capture: bytes, tmp_path: Path
+) -> None:
+    run = stack.run_to_end("run-tool/tcpflow", {"tool": "tcpflow", "params": {"capture": "lab/two_words.pcap"}})
+    assert run["state_name"] == "Completed", stack.run_logs(run["id"])
+    open_page(page, stack, f"/runs/flow-run/{run['id']}?tab=Artifacts")
+    page.get_by_text("download-tcpflow", exact=True).first.click()
+    page.get_by_role("link", name=stack.artifacts(run["id"])["download-tcpflow"]["id"][:8]).click()
+    link = page.get_by_role("link", name=re.compile("^Download "))
+    with page.expect_download() as download:
+        link.click()
+    name = link.inner_text().removeprefix("Download ")
+    saved = tmp_path / "saved"
+    assert stack.cli("capture", "save", name, str(saved)).returncode == 0
+    assert download.value.path().read_bytes() == saved.read_bytes() != b""
 
 
 def test_the_form_of_a_tool_has_its_fields_in_order_and_runs_it(page: Page, stack: Stack) -> None:
