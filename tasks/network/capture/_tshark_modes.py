@@ -16,6 +16,7 @@ from tasks.network.capture._mask import mask_pieces, mask_text, printable
 from tasks.network.capture._source import Opened
 from tasks.network.capture._tshark_fields import FieldInfo, shortened
 from tasks.network.capture._tshark_output import (
+    LONGEST_LINE,
     MOST_CONVERSATIONS,
     MOST_NOTES,
     Conversations,
@@ -263,6 +264,10 @@ class Reading:
             max_output_bytes=0,
             on_stdout=lines.feed,
         )
+        if lines.dropped:
+            self.notes.append(
+                f"{lines.dropped:,} packets were left out: of each, these fields are more than {LONGEST_LINE >> 20} MiB."
+            )
         self._note_cut(is_cut_short(done))
 
     async def _statistic(self, name: str) -> str:

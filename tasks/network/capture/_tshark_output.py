@@ -17,22 +17,40 @@ Cell = Value | list[Value] | None
 MOST_CONVERSATIONS = 100_000
 """Conversations told apart; a port scan makes millions. What is beyond is counted together."""
 MOST_NOTES = 20_000
+LONGEST_LINE = 1 << 24
 MOST_FRAMES = 20
 """Frame numbers kept as evidence."""
 
 
 class Lines:
-    """Cuts output that arrives in pieces into lines."""
+    """Cuts output that arrives in pieces into lines.
 
-    def __init__(self, take: Callable[[bytes], None], longest: int = 1 << 24) -> None:
-        self._take, self._longest, self._rest = take, longest, b""
+    Attributes:
+        dropped: Lines that were too long to be kept: a field may hold a whole download.
+    """
+
+    def __init__(self, take: Callable[[bytes], None], longest: int = LONGEST_LINE) -> None:
+        self._take, self._longest, self._rest = take, longest, bytearray()
+        self._dropping = False
+        self.dropped = 0
 
     def feed(self, data: bytes) -> None:
-        *whole, self._rest = (self._rest + data).split(b"\n") if b"\n" in data else (self._rest + data,)
-        if len(self._rest) > self._longest:
-            raise ValueError("tshark printed a line longer than any packet")
-        for line in whole:
-            self._take(line)
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            self._add(end)
+            if not self._dropping:
+                self._take(bytes(self._rest))
+            self._rest.clear()
+            self._dropping = False
+        self._add(rest)
+
+    def _add(self, data: bytes) -> None:
+        if not self._dropping:
+            self._rest += data
+            if len(self._rest) > self._longest:
+                self._rest.clear()
+                self._dropping = True
+                self.dropped += 1
 
 
 class Rows:

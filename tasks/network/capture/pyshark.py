@@ -191,10 +191,11 @@ class _Heap:
     def feed(self, data: bytes) -> None:
         if self.enough.is_set():
             return
+        begin = max(self._seen, len(self._data) - len(self.END))  # what was looked through before
         self._data += data
-        while (at := self._data.find(self.END, self._seen)) >= 0:
+        while (at := self._data.find(self.END, begin)) >= 0:
             self.count += 1
-            self._seen = at + len(self.END)
+            self._seen = begin = at + len(self.END)
             if self.count > self._most:
                 self.enough.set()
                 return

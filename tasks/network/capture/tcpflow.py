@@ -227,7 +227,7 @@ async def _tcpflow(
     # /bin/sh opens the capture, and the working folder is entered, before the account changes: neither could be reached after.
     argv = ["/bin/sh", "-c", 'exec "$@" <"$0"', str(capture), *unprivileged(), program]
     argv += ["-r", "-", "-o", ".", "-q", "-f", "200", "-b", str(params.stream_bytes), "-S", "enable_report=NO"]
-    argv += [expression] if expression else []
+    argv += ["--", expression] if expression else []  # arithmetic may begin with a minus
     try:
         return await run_command(
             argv,

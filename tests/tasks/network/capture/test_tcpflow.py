@@ -165,6 +165,12 @@ async def test_host_port_and_filter_choose_conversations(reassemble: Reassemble)
     assert (nothing.found, nothing.archive, nothing.headline()) == (0, None, "No TCP conversation with data")
 
 
+async def test_a_filter_that_begins_with_a_minus_is_a_filter_and_no_option(reassemble: Reassemble) -> None:
+    # Without link layer there are no tags, so the filter is given as it is.
+    raw = as_raw_ip(Capture(TRAFFIC))
+    assert (await reassemble(raw, filter="-len != 0")).found == (await reassemble(raw)).found > 0
+
+
 async def test_a_second_conversation_between_the_same_ports_is_another_stream(
     reassemble: Reassemble, store: CaptureStore
 ) -> None:

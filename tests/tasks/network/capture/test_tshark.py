@@ -496,6 +496,23 @@ def test_output_in_any_pieces_gives_the_same_lines(data: bytes, cuts: list[int])
     assert lines == data.split(b"\n")[:-1]
 
 
+def test_a_line_that_is_too_long_is_left_out_and_counted_and_the_others_are_not() -> None:
+    lines: list[bytes] = []
+    cutter = Lines(lines.append, longest=10)
+    for piece in (b"one\n" + b"x" * 9, b"x" * 9, b"x" * 9 + b"\n\ntwo\n" + b"y" * 11 + b"\nthr", b"ee\n" + b"z" * 20):
+        cutter.feed(piece)
+    assert lines == [b"one", b"", b"two", b"three"] and cutter.dropped == 3
+
+
+async def test_a_field_that_holds_a_whole_download_costs_its_row_alone(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes, "Lines", lambda take: Lines(take, longest=200))
+    result = await ask(fields=["frame.number", "tcp.payload"])
+    assert 0 < result.total == len(result.rows)
+    assert any("1 packets were left out" in note for note in result.notes)
+
+
 @given(st.text(max_size=300))
 def test_any_text_is_a_stream_or_none(text: str) -> None:
     Stream.read(
