@@ -98,13 +98,15 @@ async def capture_and_analyze(
     if (skipped := skipped_late()) is not None:
         return skipped
     chosen = list(dict.fromkeys(analyzers or ANALYZERS))
-    narrowed = {key: value for key, value in (("host", host), ("port", port)) if value}
+    narrowed = {key: value for key, value in (("host", host), ("port", port)) if value not in ("", None)}
     if bool(interface) == bool(capture):
         raise InvalidParameters(
             "Give either interface (to listen) or capture (the name of one in the store)"
             f"{', not both' if interface else ''}.",
             hint="Captures: signalbox capture list",
         )
+    for name in chosen:  # before anything is recorded
+        validate(find_tool(f"{name}_analyzer"), {"capture": capture or "not-yet.pcap", "site": site, **narrowed})
     channels = list(notify or [])
     await _notify.check_blocks(channels)
     run_id, url = run_identity()
@@ -158,6 +160,10 @@ async def _analyze(
                 results[name] = await _run(f"{name}_analyzer", params)
         except ToolError as error:
             failed[name] = str(error)
+        except Exception as error:  # noqa: BLE001  it is logged whole
+            # A defect of ours: the traceback goes to the log, and the other reports stay.
+            run_logger().exception("%s_analyzer", name)
+            failed[name] = f"{type(error).__name__}, see the run's log"
 
     async def summary() -> _traffic.Traffic | None:
         try:
@@ -234,8 +240,12 @@ async def _tell(
 
 async def _retain(site: str) -> None:
     """Keep the store within its retention and its quota; what is too old may go now rather than within the hour."""
-    store = await wiring().store(site)
-    removed = await asyncio.to_thread(store.prune)
+    try:
+        store = await wiring().store(site)
+        removed = await asyncio.to_thread(store.prune)
+    except (ToolError, OSError) as error:
+        run_logger().warning("The store was not pruned; the next prune does it: %s", error)
+        return
     if removed:
         run_logger().info("The store let go of %s.", count(len(removed), "file"))
 

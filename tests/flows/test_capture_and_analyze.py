@@ -141,6 +141,7 @@ def test_a_capture_that_cannot_be_read_fails_by_its_reason_and_bad_input_before_
         ({"interface": "lo"}, "needs a filter or a host"),
         ({"interface": "nosuch0", "filter": "tcp"}, "nosuch0"),
         ({"interface": "lo", "filter": "tcp prot 80"}, "filter"),
+        ({"interface": "lo", "port": 0}, "port"),
         ({"capture": "not/there.pcap", "analyzers": ["tcp"]}, "no capture not/there.pcap"),
         ({"interface": "lo", "filter": "tcp", "notify": ["slack/nobody"]}, "There is no block 'slack/nobody'"),
     ):
