@@ -58,10 +58,20 @@ def combine(expression: str, *, host: str | None = None, port: int | None = None
 
     >>> combine("udp or tcp", host="10.0.0.7", port=53)
     'host 10.0.0.7 and port 53 and (udp or tcp)'
+
+    Raises:
+        ValueError: The filter's parentheses do not pair, so that it would say something else once it is joined.
     """
     parts = [f"host {host}"] if host is not None else []
     parts += [f"port {port}"] if port is not None else []
     expression = expression.strip()
+    depth = 0
+    for character in expression if parts else "":
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+    if depth:
+        raise ValueError(f"the parentheses of filter {expression[:80]!r} do not pair; right would be '(udp or tcp)'")
     if expression:
         parts.append(f"({expression})" if parts else expression)
     return " and ".join(parts)

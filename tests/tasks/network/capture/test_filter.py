@@ -73,3 +73,10 @@ def test_a_filter_keeps_its_meaning_beside_a_host_and_a_port() -> None:
     assert combine(" icmp ") == "icmp"
     assert combine("", port=80) == "port 80"
     assert combine("") == ""
+
+
+@pytest.mark.parametrize("expression", ["udp) or (tcp", "(udp", "udp)"])
+def test_a_filter_does_not_break_out_of_the_host_it_is_joined_with(expression: str) -> None:
+    with pytest.raises(ValueError, match="do not pair"):
+        combine(expression, host="10.0.0.7")
+    assert combine(expression) == expression  # alone, tcpdump says what is wrong
