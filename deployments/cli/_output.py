@@ -20,6 +20,9 @@ from tasks.core.errors import InvalidParameters
 PIPE_WIDTH = 180
 GAP = 2
 """Blanks between two columns."""
+LONG = 60
+FOLDS = 4
+"""Lines a cell may be folded to before a table is shown as records instead."""
 WHOLE_WIDTH = 17
 """Cells up to this long (a MAC address) are not folded while longer ones can be."""
 
@@ -101,7 +104,12 @@ def emit_table(
     console = out()
     if sum(column.natural for column in layout) > console.width + GAP:
         layout = [column.narrowed() for column in layout]
-        if sum(column.least for column in layout) > console.width + GAP:
+        long = [column for column in layout if not column.whole]
+        share = (console.width + GAP - sum(column.least for column in layout if column.whole)) // max(
+            len(long), 1
+        ) - GAP
+        # Several long texts side by side, each a few words wide, are read by nobody.
+        if share < WHOLE_WIDTH or (len(long) > 1 and max(column.width for column in long) > FOLDS * share):
             _emit_records(console, [name.replace("_", " ") for name in names], texts, title)
             return
     for column in layout:
@@ -139,9 +147,34 @@ def _emit_records(console: Console, names: Sequence[str], texts: Sequence[Sequen
         console.print(escape(title))
     for text in texts:
         console.print(escape(f"{names[0].upper()} {text[0]}"), soft_wrap=True)
-        said = "; ".join(f"{name}: {one}" for name, one in zip(names[1:], text[1:], strict=True) if one)
-        for line in textwrap.wrap(said, console.width - GAP, break_on_hyphens=False):
-            console.print(f"{' ' * GAP}{escape(line)}")
+        said = [f"{name}: {one}" for name, one in zip(names[1:], text[1:], strict=True) if one]
+        line = ""
+        for one in said:
+            # What is long stands on lines of its own, what is short shares one.
+            if line and (len(one) > LONG or len(line) + len(one) + 2 * GAP > console.width or len(line) > LONG):
+                _emit_line(console, line)
+                line = ""
+            line = f"{line}; {one}" if line else one
+        if line:
+            _emit_line(console, line)
+
+
+def _emit_line(console: Console, text: str) -> None:
+    """Print a text two blanks in, folded between words, the further lines two blanks deeper."""
+    lines = text.strip("\n").split("\n")
+    if len(lines) > 1:  # what came in lines keeps them
+        folded = [f"  {lines[0]}", *(f"    {line}" for line in lines[1:])]
+    else:
+        folded = textwrap.wrap(
+            text,
+            console.width,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    for line in folded:
+        console.print(escape(line), soft_wrap=True)
 
 
 def _broken(title: str, width: int) -> str:
@@ -156,6 +189,12 @@ def _broken(title: str, width: int) -> str:
 def say(text: str = "") -> None:
     """Print a line of the report on stdout."""
     out().print(escape(text))
+
+
+def say_fact(name: str, text: str) -> None:
+    """Print one thing a result says, by its name."""
+    text = text.rstrip("\n")
+    _emit_line(out(), f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")
 
 
 def progress(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from deployments.cli._options import command_line, default_of, fields, is_list, parse, singular, takes
-from deployments.cli._output import emit_json, emit_table, progress, say
+from deployments.cli._output import emit_json, emit_table, progress, say, say_fact
 from flows._text import count, facts, tables
 from tasks.core.errors import InvalidParameters, Refused, Unreachable
 from tasks.core.models import SiteParams
@@ -212,7 +212,7 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
         return status
     say(result.headline())
     for key, value in facts(result).items():
-        say(f"  {key}: {value}")
+        say_fact(key, value)
     for title, rows in tables(result):
         say(f"\n{title}")
         emit_table(rows)

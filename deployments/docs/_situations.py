@@ -194,8 +194,9 @@ SITUATIONS = (
     Situation("tcpflow", "What the mail server was told", f"--capture {CAPTURE} --port 25"),
     Situation(
         "pyshark",
-        "The names TLS clients asked for",
-        f"--capture {CAPTURE} --display-filter 'tls.handshake.type == 1' --layer tls --most 1",
+        "A DNS answer, field by field",
+        f"--capture {CAPTURE} --display-filter dns.flags.response==1 --layer dns --most 1",
+        lines=20,
     ),
     Situation("scapy", "Which MAC has an address", "--probe arp_ping --target 10.64.1.20 --count 2"),
     Situation("scapy", "A half-open look at three ports", "--probe tcp_syn --target 10.64.1.10 --ports 22,80,8080"),
@@ -207,7 +208,7 @@ SITUATIONS = (
     ),
     # --- analyzers
     Situation("dns_analyzer", "How well names are answered", f"--capture {CAPTURE}", lines=7),
-    Situation("dns_analyzer", "The same, listening now", "--interface sbx64 --filter 'port 53' --duration 12", lines=5),
+    Situation("dns_analyzer", "The same, listening now", "--interface sbx64 --filter 'port 53' --duration 12", lines=3),
     Situation("http_analyzer", "Who asks web servers for what", f"--capture {CAPTURE}", lines=7),
     Situation("tls_analyzer", "Versions, names and certificates", f"--capture {CAPTURE}", lines=7),
     Situation("tcp_analyzer", "How the connections fare", f"--capture {CAPTURE}", lines=7),

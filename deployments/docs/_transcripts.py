@@ -18,6 +18,8 @@ PROMPT = "$ "
 COMMAND = "signalbox tool run"
 MOST_BYTES = 12_000
 """A tool's transcript is read by people; what is longer needs a narrower example."""
+HEAD_LINES = 16
+"""Lines of the first part, what a result says outside its tables, that are always shown."""
 _PRIVATE = re.compile(r"/(?:root|home|tmp|work)\b|BEGIN [A-Z ]*PRIVATE KEY|hooks\.slack\.com/services/\w")
 
 
@@ -61,16 +63,17 @@ def load(text: str) -> list[Recorded]:
 
 
 def shorten(output: str, lines: int) -> str:
-    r"""Cut what is long: of each part between blank lines the first `lines` lines stay, and it says how many went.
+    r"""Cut what is long: of each table the first `lines` lines stay, and it says how many went.
 
-    >>> shorten("hosts\n1\n2\n3\n4\n\nnotes\nx", 3)
-    'hosts\n1\n2\n... 2 more lines\n\nnotes\nx'
+    >>> shorten("4 answered\n\nhosts\n1\n2\n3\n4", 3)
+    '4 answered\n\nhosts\n1\n2\n... 2 more lines'
     """
     parts = []
     for part in output.strip("\n").split("\n\n"):
         kept = part.split("\n")
-        if len(kept) > lines + 1:
-            kept = [*kept[:lines], f"... {len(kept) - lines} more lines"]
+        most = lines if parts else max(lines, HEAD_LINES)
+        if len(kept) > most + 1:
+            kept = [*kept[:most], f"... {len(kept) - most} more lines"]
         parts.append("\n".join(kept))
     return "\n\n".join(parts)
 

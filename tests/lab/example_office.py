@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import ftplib
 import http.client
+import io
 import json
 import os
 import pty
@@ -49,6 +50,8 @@ from tests.lab.tls_servers import Pki
 COLUMNS = 110
 """Width of the terminal the examples are run in: what a page shows without scrolling sideways."""
 COMMAND_SECONDS = 300.0
+AGENT = ("sysDescr Cisco IOS Software, C2960 Software, Version 15.2(7)E3", "sysObjectID 1.3.6.1.4.1.9.1.1208")
+"""What the switch says it is; else it would tell of the machine the examples are recorded on."""
 START_SECONDS = 20.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
 
@@ -117,12 +120,16 @@ def _furnish(lab: object, runner: asyncio.Runner, held: contextlib.ExitStack) ->
     run(lab.add_service(mail, _mail_server()))
     held.enter_context(SshServer(address=files.address, port=22, namespace=files.namespace, kinds=("ed25519", "rsa")))
     held.enter_context(
-        SnmpAgent(objects=SWITCH, name="core-sw1", address=switch.address, port=161, namespace=switch.namespace)
+        SnmpAgent(
+            objects=SWITCH, name="core-sw1", lines=AGENT, address=switch.address, port=161, namespace=switch.namespace
+        )
     )
     names = [f"{name}.office.example" for name in ("files", "mail", "printer", "desk-1", "desk-2", "core-sw1")]
     lines = ["no-resolv", "no-hosts", "bind-interfaces", "listen-address=" + mail.address, "local=/office.example/"]
     lines += ["local=/10.in-addr.arpa/", "mx-host=office.example,mail.office.example,10"]
     lines += [f"host-record={name},{hosts[name.partition('.')[0]].address}" for name in names]
+    lines += [f"host-record={name}.office.example,{hosts[name].address}" for name in ("camera-door", "camera-yard")]
+    lines.append(f"host-record=gateway.office.example,{files.subnet.gateway}")
     (folder / "dnsmasq.conf").write_text("\n".join(lines) + "\n")
     dnsmasq = [find_program("dnsmasq"), "--keep-in-foreground", f"--conf-file={folder / 'dnsmasq.conf'}"]
     _start(held, mail.namespace, [*dnsmasq, "--pid-file=", "--user=root", "--dhcp-leasefile=/dev/null"])
@@ -226,7 +233,7 @@ def _web(hosts: dict[str, object]) -> None:
     for name, path in (("files", "/"), ("files", "/reports/week-20"), ("printer", "/status"), ("camera-door", "/view")):
         host = hosts[name].address  # type: ignore[attr-defined]
         connection = http.client.HTTPConnection(host, timeout=3)
-        headers = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}
+        headers = {"Host": f"{name}.office.example", "User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}
         if name == "camera-door":
             headers["Authorization"] = "Basic cm9vdDpwYXNz"  # root:pass, which no report may show
         connection.request("GET", path, headers=headers)
@@ -258,15 +265,14 @@ def _logins(hosts: dict[str, object]) -> None:
 
 
 def _files(hosts: dict[str, object]) -> None:
-    import io
-
-    with ftplib.FTP(hosts["files"].address, timeout=3) as client:  # type: ignore[attr-defined]
-        with contextlib.suppress(ftplib.error_perm):
-            client.login("backup", "guess")
-        with contextlib.suppress(ftplib.Error):
-            client.login("backup", "correct-horse")
-            client.storbinary("STOR core-sw1.cfg", io.BytesIO(b"hostname core-sw1\n" * 200))
-            client.retrlines("LIST", lambda line: None)
+    address = hosts["files"].address  # type: ignore[attr-defined]
+    # It takes three seconds to refuse a login.
+    with ftplib.FTP(address, timeout=10) as client, contextlib.suppress(ftplib.error_perm):
+        client.login("backup", "guess")
+    with ftplib.FTP(address, timeout=10) as client:
+        client.login("backup", "correct-horse")
+        client.storbinary("STOR core-sw1.cfg", io.BytesIO(b"hostname core-sw1\n" * 200))
+        client.retrlines("LIST", lambda line: None)
 
 
 def _mails(hosts: dict[str, object]) -> None:
