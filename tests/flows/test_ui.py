@@ -139,7 +139,8 @@ def capture(stack: Stack) -> bytes:
     wrpcap(str(file), [Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet for packet in packets])
     done = stack.cli("capture", "add", str(file), "--name", "lab/two_words.pcap")
     assert done.returncode == 0, done.stderr
-    return file.read_bytes()
+    content: bytes = file.read_bytes()
+    return content
 
 
 def test_a_link_on_a_runs_page_downloads_the_capture_it_read(page: Page, stack: Stack, capture: bytes) -> None:
