@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tasks.network.analyze import _ftp_findings as say
 from tasks.network.analyze._ftp_stream import CONTROL_PORT, IMPLICIT_PORT
 from tasks.network.analyze._ftp_wire import CHANGES, LISTINGS, UPLOADS
+from tasks.network.analyze._guessing import Guesses
 from tasks.network.analyze._lines import at, shown
 from tasks.network.analyze._percentiles import Durations
 from tasks.network.analyze._tally import Findings, Tally
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 MOST_TRANSFERS: Final = 20_000
 MOST_SESSIONS: Final = 2_000
-BRUTE_FORCE: Final = 6
-"""Refused logins of one client within the window, from which on it looks like guessing."""
-BRUTE_FORCE_NS: Final = 300 * 1_000_000_000
-SPRAYED_SERVERS: Final = 5
 _MOST_OF_EACH: Final = 8
 _DANGEROUS: Final = ("EXEC", "CPFR", "CPTO")
 
@@ -65,7 +62,6 @@ class ClientRow:
     refused: int = 0
     transfers: int = 0
     servers: set[str] = field(default_factory=set)
-    refused_by: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -80,20 +76,6 @@ class UserRow:
 class FailureRow:
     count: int = 0
     text: str = ""
-
-
-@dataclass(slots=True)
-class _Guessing:
-    """Refused logins of one client at one server."""
-
-    recent: deque[int] = field(default_factory=lambda: deque(maxlen=BRUTE_FORCE))
-    attempts: int = 0
-    sessions: set[int] = field(default_factory=set)
-    users: set[str] = field(default_factory=set)
-    first_ns: int = 0
-    last_ns: int = 0
-    frames: list[int] = field(default_factory=list)
-    alarmed: bool = False
 
 
 def _remember(some: set[str], item: str, most: int = _MOST_OF_EACH) -> None:
@@ -121,7 +103,7 @@ class FtpBook:
         self.transfers_seen = self.completed = self.failed_transfers = 0
         self.times, self.banner_times = Durations(), Durations()
         self.recent: deque[Session] = deque(maxlen=MOST_SESSIONS)
-        self._guessing: Tally[tuple[str, str], _Guessing] = Tally(_Guessing, 5_000)
+        self._guesses = Guesses()
         self._plain: Tally[tuple[str, str], list[int]] = Tally(list, 2_000)
 
     # --- as it goes on ------------------------------------------------------------------------------------------------
@@ -231,14 +213,8 @@ class FtpBook:
         if stream.anonymous:
             self.anonymous += 1
             self.findings.add("ftp.anonymous", server, command.frame, lambda: say.anonymous(server))
-        guessing = self._guessing.entry((info.client, server))
-        if (
-            guessing
-            and guessing.alarmed
-            and command.time_ns - guessing.last_ns < BRUTE_FORCE_NS
-            and not stream.anonymous
-        ):
-            attempts = guessing.attempts
+        attempts = self._guesses.hit(info.client, server, command.time_ns)
+        if attempts and not stream.anonymous:
             self.findings.add(
                 "ftp.brute-force-succeeded", (info.client, server, user), command.frame,
                 lambda: say.broken_in(info.client, server, shown(user), attempts),
@@ -253,23 +229,7 @@ class FtpBook:
         if row:
             row.refused += 1
             _remember(row.clients, info.client)
-        guessing = self._guessing.entry((info.client, server))
-        if guessing is None:
-            return
-        guessing.attempts += 1
-        guessing.first_ns = guessing.first_ns or command.time_ns
-        guessing.last_ns = command.time_ns
-        guessing.recent.append(command.time_ns)
-        if len(guessing.recent) == BRUTE_FORCE and command.time_ns - guessing.recent[0] < BRUTE_FORCE_NS:
-            guessing.alarmed = True
-        if len(guessing.sessions) < 10_000:
-            guessing.sessions.add(info.index)
-        _remember(guessing.users, user, 1_000)
-        if len(guessing.frames) < 20:
-            guessing.frames.append(command.frame)
-        client = self.clients.entry(info.client)
-        if client:
-            _remember(client.refused_by, server, 100)
+        self._guesses.refused(info.client, server, user, info.index, command.time_ns, command.frame)
 
     def transferred(self, stream: FtpStream, transfer: Transfer) -> None:
         """A transfer came to its end, or the capture did."""
@@ -369,22 +329,18 @@ class FtpBook:
             said = say.plain_login(server, shown(user), tls=known is not None and known.tls_offered)
             for frame in frames:
                 self.findings.add("ftp.plain-login", (server, user), frame, lambda said=said: said)  # type: ignore[misc]
-        for (client, server), guessing in self._guessing:
-            if not guessing.attempts:
-                continue
+        for client, server, guessing in self._guesses:
             if guessing.alarmed:
-                seconds = (guessing.last_ns - guessing.first_ns) / 1e9
                 counts = guessing.attempts, len(guessing.sessions), len(guessing.users)
-                said = say.brute_force(client, server, *counts, seconds)
+                said = say.brute_force(client, server, *counts, guessing.seconds)
                 code, subject = "ftp.brute-force", (client, server)
             else:
                 said, code, subject = say.refused(server), "ftp.refused-login", ("", server)
             for frame in guessing.frames:
                 self.findings.add(code, subject, frame, lambda said=said: said)  # type: ignore[misc]
-        for name, client_row in self.clients:
-            servers = len(client_row.refused_by)
-            if servers >= SPRAYED_SERVERS:
-                self.findings.add("ftp.spraying", name, None, lambda: say.spraying(name, servers))  # noqa: B023
+        for client, servers in self._guesses.sprays():
+            frame = next(guessing.frames[0] for name, _, guessing in self._guesses if name == client)
+            self.findings.add("ftp.spraying", client, frame, lambda: say.spraying(client, servers))  # noqa: B023
 
 
 def _plain(address: str) -> str:

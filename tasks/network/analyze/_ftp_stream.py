@@ -32,6 +32,8 @@ _OURS: Final = frozenset({
     "CLNT", "LIST", "ACCT",
 })  # fmt: skip
 """Commands that no protocol has whose server begins with 220, but FTP."""
+_ANSWERS: Final = {227: "PASV", 229: "EPSV", 331: "USER", 221: "QUIT", 234: "AUTH"}
+"""Replies that no other command has."""
 _MAIL: Final = (b"HELO", b"EHLO", b"LHLO", b"MAIL", b"RCPT", b"DATA")
 
 
@@ -155,17 +157,24 @@ class FtpStream:
         if reply is not None:
             self._reply(reply, first=not self.spoke)
         else:
-            self._pending.clear()  # whose replies are missing cannot be told
+            self._give_up()  # whose replies are missing cannot be told
 
     def end(self, how: str, time_ns: int, frame: int) -> None:
         """The conversation is over."""
         self.ended = how
         if self.is_ftp is None and CONTROL_PORT in (self.info.server_port, self.info.client_port):
             self._decided()
-        for command in self._pending:
-            if command.transfer is not None:
-                self.book.transferred(self, command.transfer)
+        self._give_up()
         self.book.conversation(self)
+
+    def _give_up(self) -> None:
+        """Wait for no reply any more."""
+        while self._pending:
+            self._lost(self._pending.popleft())
+
+    def _lost(self, command: Command) -> None:
+        if command.transfer is not None:
+            self.book.transferred(self, command.transfer)
 
     # --- is it FTP at all? --------------------------------------------------------------------------------------------
 
@@ -204,7 +213,7 @@ class FtpStream:
         if self.is_ftp:
             self._said(command)
         if len(self._pending) >= _MOST_PENDING:
-            self._pending.popleft()
+            self._lost(self._pending.popleft())
         self._pending.append(command)
 
     def _said(self, command: Command) -> None:
@@ -249,6 +258,11 @@ class FtpStream:
                 self.greeting = reply
                 self.book.greeted(self, reply)
             return
+        verb = _ANSWERS.get(reply.code)
+        if verb is not None and self._pending and self._pending[0].verb != verb:
+            # Replies were lost: what came before the command that this one can only belong to has none any more.
+            for _ in range(next((at for at, command in enumerate(self._pending) if command.verb == verb), 0)):
+                self._lost(self._pending.popleft())
         command = self._pending[0] if self._pending else None
         if command is None:
             return
