@@ -68,7 +68,7 @@ def shorten(output: str, lines: int) -> str:
     >>> shorten("4 answered\n\nhosts\n1\n2\n3\n4", 3)
     '4 answered\n\nhosts\n1\n2\n... 2 more lines'
     """
-    parts = []
+    parts: list[str] = []
     for part in output.strip("\n").split("\n\n"):
         kept = part.split("\n")
         most = lines if parts else max(lines, HEAD_LINES)
