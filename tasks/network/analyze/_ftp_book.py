@@ -11,7 +11,7 @@ from tasks.network.analyze import _ftp_findings as say
 from tasks.network.analyze._ftp_stream import CONTROL_PORT, IMPLICIT_PORT
 from tasks.network.analyze._ftp_wire import CHANGES, LISTINGS, UPLOADS
 from tasks.network.analyze._guessing import Guesses
-from tasks.network.analyze._lines import at, shown
+from tasks.network.analyze._lines import at, may_repeat, shown
 from tasks.network.analyze._percentiles import Durations
 from tasks.network.analyze._tally import Findings, Tally
 
@@ -149,7 +149,8 @@ class FtpBook:
             return
         row.count += 1
         # A reply to what is no command, or to a password, may repeat it.
-        if not row.text and command.verb not in {"", "PASS", "ACCT", "ADAT"}:
+        told = command.verb not in {"", "PASS", "ACCT", "ADAT"} and not may_repeat(reply, sure=not stream.gaps)
+        if told and not row.text:
             row.text = shown(reply.text)
 
     def done(self, stream: FtpStream, command: Command) -> None:

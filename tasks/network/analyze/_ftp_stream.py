@@ -15,7 +15,7 @@ from tasks.network.analyze._ftp_wire import (
     parse_six,
     split_command,
 )
-from tasks.network.analyze._lines import Lines, Replies, Reply, clean
+from tasks.network.analyze._lines import Lines, Replies, Reply, clean, may_repeat
 
 if TYPE_CHECKING:
     from tasks.network.analyze._engine import StreamInfo
@@ -299,7 +299,8 @@ class FtpStream:
             self._offset = int(command.argument[:18])
         elif command.transfer is not None:
             transfer = command.transfer
-            transfer.code, transfer.text = reply.code, "" if good else reply.text
+            transfer.code = reply.code
+            transfer.text = "" if good or may_repeat(reply, sure=not self.gaps) else reply.text
             self._setup = None if self._setup is transfer.setup else self._setup
             self.book.transferred(self, transfer)
         elif good:

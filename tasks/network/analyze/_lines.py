@@ -152,6 +152,16 @@ class Replies:
         return reply
 
 
+def may_repeat(reply: Reply, *, sure: bool) -> bool:
+    """Whether a reply's text may repeat what the client said, which may be a secret: that of a syntax error does.
+
+    Args:
+        reply: The reply.
+        sure: Whether it is known which command it answers: nothing of the conversation is missing.
+    """
+    return reply.code == 500 or (reply.code == 501 and not sure)
+
+
 def reply_code(line: bytes) -> int | None:
     """The code of a line that has one: three digits, then a space, a hyphen or nothing.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.network.analyze import _smtp_findings as say
 from tasks.network.analyze._guessing import Guesses
-from tasks.network.analyze._lines import at, shown
+from tasks.network.analyze._lines import at, may_repeat, shown
 from tasks.network.analyze._percentiles import Durations
 from tasks.network.analyze._smtp_relay import REFUSES, Relays
 from tasks.network.analyze._smtp_rows import AddressRow, ClientRow, LoginRow, RejectionRow, ServerRow, Session
@@ -108,7 +108,7 @@ class SmtpBook:
         if row is None:
             return
         row.count += 1
-        if not row.text and command.verb:  # a reply to what is no command may repeat it
+        if not row.text and command.verb and not may_repeat(reply, sure=not stream.gaps):
             row.text = shown(reply.text)
         _remember(row.addresses, command.path or (stream.mail.sender if stream.mail and command.verb != "AUTH" else ""))
         if len(row.frames) < 20:

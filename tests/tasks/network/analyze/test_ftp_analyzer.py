@@ -388,6 +388,10 @@ def test_a_password_that_is_not_where_it_should_be_is_not_shown_either(tmp_path:
     report = read(talk(HELLO + said("> USER bob", "331 Please") + odd), tmp_path)
     assert report["unknown_commands"] == 1 and report["logins"]["accepted"] == 1
     read(cut(Capture(talk(HELLO + login())), 64), tmp_path)
+    for size in (1400, 9, 4):
+        packets = talk(HELLO + said("> USER bob", "331 Please") + odd + login(), segment_size=size)
+        for number in range(3, len(packets)):
+            read([*packets[:number], *packets[number + 1 :]], tmp_path)
 
 
 def test_lost_packets_spoil_no_more_than_they_must(tmp_path: Path) -> None:

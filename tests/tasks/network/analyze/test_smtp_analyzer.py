@@ -444,9 +444,10 @@ def test_secrets_that_are_not_where_they_should_be_are_not_shown_either(tmp_path
     )  # fmt: skip
     report = read(talk(HELLO + odd), tmp_path)
     assert report["mechanisms"] and report["unknown_commands"] == 1
-    packets = talk(HELLO + odd)
-    for number in range(4, len(packets)):
-        read([*packets[:number], *packets[number + 1 :]], tmp_path)
+    for size in (1400, 13):
+        packets = talk(HELLO + odd, segment_size=size)
+        for number in range(4, len(packets)):
+            read([*packets[:number], *packets[number + 1 :]], tmp_path)
     for snap_length in range(60, 120, 5):
         read(cut(Capture(packets), snap_length), tmp_path)
 
