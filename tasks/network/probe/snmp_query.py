@@ -202,7 +202,7 @@ def _one_line(agent: Agent) -> str:
     safety=Safety.PROBE,
     timeout=TIMEOUT_SECONDS,
     retries=1,
-    aliases=("snmp", "snmpwalk", "snmpget"),
+    aliases=("snmpwalk", "snmpget"),
     examples=[
         Example("Who is this device?", {"targets": ["10.0.0.1"], "credentials": "snmp/core"}),
         Example(
