@@ -23,8 +23,20 @@ EXPECTED = {
     "automation": {"shell_command"},
     "communication": {"sendmail", "slack", "teams", "webhook"},
     "asset": {"asset_query", "asset_list", "asset_create", "asset_update", "asset_delete"},
-    "network/scan": {"nmap", "arp_scan"},
-    "network/probe": {"ping", "tcp_port_check", "dns_lookup"},
+    "network/scan": {"nmap", "masscan", "arp_scan", "netdiscover"},
+    "network/capture": {"tcpdump", "tshark", "ngrep", "tcpflow", "pyshark", "dpkt", "scapy"},
+    "network/analyze": {
+        f"{protocol}_analyzer" for protocol in ("dns", "http", "tls", "tcp", "udp", "ssh", "ftp", "smtp")
+    },
+    "network/probe": {
+        "ping",
+        "traceroute",
+        "dns_lookup",
+        "http_check",
+        "tcp_port_check",
+        "snmp_query",
+        "tls_certificate",
+    },
 }
 
 

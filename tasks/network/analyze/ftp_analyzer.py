@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult
-from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, SnapLength
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = MOST_SECONDS + WORKING_SECONDS + 60
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Row
 
 
-class FtpAnalyzer(AnalyzerParams):
+class FtpAnalyzer(PayloadAnalyzerParams):
     """Parameters of `ftp_analyzer`. Data channels of a stored capture are found beyond `host` and `port`."""
 
-    working_seconds = WORKING_SECONDS
 
-    snap_length: SnapLength = WHOLE_PACKETS
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FtpTimes(_Row):
+class FtpTimes(Row):
     """Durations, in milliseconds."""
 
     count: int = Field(ge=0, description="How many there are.")
@@ -38,7 +26,7 @@ class FtpTimes(_Row):
     longest_ms: float | None = Field(description="The longest.")
 
 
-class FtpLogins(_Row):
+class FtpLogins(Row):
     """How logins came out."""
 
     accepted: int = Field(ge=0, description="Logins that were accepted.")
@@ -47,7 +35,7 @@ class FtpLogins(_Row):
     in_clear: int = Field(ge=0, description="Passwords in clear text, anonymous ones left out; none is shown.")
 
 
-class FtpCommand(_Row):
+class FtpCommand(Row):
     """A command."""
 
     command: str = Field(description="Its name.")
@@ -55,14 +43,14 @@ class FtpCommand(_Row):
     failed: int = Field(ge=0, description="How often it was answered with 4xx or 5xx.")
 
 
-class FtpReply(_Row):
+class FtpReply(Row):
     """A kind of reply."""
 
     code: int = Field(description="Its three digits.")
     count: int = Field(ge=0, description="How often it came.")
 
 
-class FtpFailure(_Row):
+class FtpFailure(Row):
     """A kind of failure."""
 
     command: str = Field(description="Command that failed; unknown for lines that are none.")
@@ -71,7 +59,7 @@ class FtpFailure(_Row):
     text: str = Field(description="What the server said the first time; empty where it may repeat a password.")
 
 
-class FtpUser(_Row):
+class FtpUser(Row):
     """A name at a server."""
 
     user: str = Field(description="Name that was given.")
@@ -82,7 +70,7 @@ class FtpUser(_Row):
     clients: list[str] = Field(description="Where it came from, 8 at most.")
 
 
-class FtpServer(_Row):
+class FtpServer(Row):
     """A server."""
 
     server: str = Field(description="Address and port.")
@@ -96,7 +84,7 @@ class FtpServer(_Row):
     banners: list[str] = Field(description="What it says first, 8 at most.")
 
 
-class FtpClient(_Row):
+class FtpClient(Row):
     """A client."""
 
     client: str = Field(description="Address.")
@@ -107,14 +95,14 @@ class FtpClient(_Row):
     servers: list[str] = Field(description="Servers it talked to, 8 at most.")
 
 
-class FtpMode(_Row):
+class FtpMode(Row):
     """A way to open data channels."""
 
     mode: str = Field(description="PORT, EPRT, PASV, EPSV, or default where none was agreed upon.")
     count: int = Field(ge=0, description="Transfers that used it.")
 
 
-class FtpTransfer(_Row):
+class FtpTransfer(Row):
     """A transfer of a file or a listing."""
 
     frame: int = Field(ge=0, description="Frame of the command.")
@@ -137,7 +125,7 @@ class FtpTransfer(_Row):
     code: int = Field(description="The reply's code; 0 without one.")
 
 
-class FtpSession(_Row):
+class FtpSession(Row):
     """One conversation."""
 
     frame: int = Field(ge=0, description="Its first frame with payload.")

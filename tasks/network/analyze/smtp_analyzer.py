@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
-from tasks.network.analyze._params import AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult
-from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, SnapLength
-
-WORKING_SECONDS = 600.0
-TIMEOUT_SECONDS = MOST_SECONDS + WORKING_SECONDS + 60
+from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
+from tasks.network.analyze._report import AnalyzerResult, Row
 
 
-class SmtpAnalyzer(AnalyzerParams):
+class SmtpAnalyzer(PayloadAnalyzerParams):
     """Parameters of `smtp_analyzer`."""
 
-    working_seconds = WORKING_SECONDS
 
-    snap_length: SnapLength = WHOLE_PACKETS
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SmtpTimes(_Row):
+class SmtpTimes(Row):
     """Durations, in milliseconds."""
 
     count: int = Field(ge=0, description="How many there are.")
@@ -38,7 +26,7 @@ class SmtpTimes(_Row):
     longest_ms: float | None = Field(description="The longest.")
 
 
-class SmtpTls(_Row):
+class SmtpTls(Row):
     """Conversations by their encryption."""
 
     offered: int = Field(ge=0, description="The server offered STARTTLS.")
@@ -47,14 +35,14 @@ class SmtpTls(_Row):
     implicit: int = Field(ge=0, description="They began with TLS (port 465).")
 
 
-class SmtpPipelining(_Row):
+class SmtpPipelining(Row):
     """Conversations by whether commands came before the reply to the one before."""
 
     offered: int = Field(ge=0, description="The server offered it.")
     used: int = Field(ge=0, description="The client did so.")
 
 
-class SmtpMails(_Row):
+class SmtpMails(Row):
     """Mails that were seen in clear text."""
 
     seen: int = Field(ge=0, description="Mails: MAIL commands.")
@@ -67,7 +55,7 @@ class SmtpMails(_Row):
     chunks: int = Field(ge=0, description="Chunks sent with BDAT.")
 
 
-class SmtpCommand(_Row):
+class SmtpCommand(Row):
     """A command."""
 
     command: str = Field(description="Its name.")
@@ -75,14 +63,14 @@ class SmtpCommand(_Row):
     failed: int = Field(ge=0, description="How often it was answered with 4xx or 5xx.")
 
 
-class SmtpReply(_Row):
+class SmtpReply(Row):
     """A kind of reply."""
 
     code: int = Field(description="Its three digits.")
     count: int = Field(ge=0, description="How often it came.")
 
 
-class SmtpRejection(_Row):
+class SmtpRejection(Row):
     """A reason for which a server refused something."""
 
     server: str = Field(description="Address and port of the server.")
@@ -94,7 +82,7 @@ class SmtpRejection(_Row):
     addresses: list[str] = Field(description="Recipients or senders it was about, 8 at most.")
 
 
-class SmtpMechanism(_Row):
+class SmtpMechanism(Row):
     """A mechanism of AUTH, in clear text."""
 
     mechanism: str = Field(description="Its name.")
@@ -104,7 +92,7 @@ class SmtpMechanism(_Row):
     refused: int = Field(ge=0, description="Those that were refused.")
 
 
-class SmtpUser(_Row):
+class SmtpUser(Row):
     """A name at a server, in clear text. What goes with it is not shown."""
 
     user: str = Field(description="Name that was given.")
@@ -113,14 +101,14 @@ class SmtpUser(_Row):
     refused: int = Field(ge=0, description="Logins that were refused.")
 
 
-class SmtpHelloName(_Row):
+class SmtpHelloName(Row):
     """What clients call themselves."""
 
     name: str = Field(description="Name in HELO, EHLO or LHLO.")
     clients: list[str] = Field(description="Addresses that use it, 8 at most.")
 
 
-class SmtpAddress(_Row):
+class SmtpAddress(Row):
     """A sender or a recipient."""
 
     address: str = Field(description="The address; <> for the empty sender of reports.")
@@ -130,7 +118,7 @@ class SmtpAddress(_Row):
     put_off: int = Field(ge=0, description="Those of them that may be tried again later.")
 
 
-class SmtpServer(_Row):
+class SmtpServer(Row):
     """A server."""
 
     server: str = Field(description="Address and port.")
@@ -146,7 +134,7 @@ class SmtpServer(_Row):
     mechanisms: list[str] = Field(description="Mechanisms of AUTH it offers in clear text, 20 at most.")
 
 
-class SmtpClient(_Row):
+class SmtpClient(Row):
     """A client."""
 
     client: str = Field(description="Address.")
@@ -159,7 +147,7 @@ class SmtpClient(_Row):
     servers: list[str] = Field(description="Servers it talked to, 8 at most.")
 
 
-class SmtpMail(_Row):
+class SmtpMail(Row):
     """A mail in clear text. Its text is not looked at."""
 
     frame: int = Field(ge=0, description="Frame of MAIL.")
@@ -178,7 +166,7 @@ class SmtpMail(_Row):
     code: int = Field(description="Code of the reply that decided; 0 without one.")
 
 
-class SmtpSession(_Row):
+class SmtpSession(Row):
     """One conversation."""
 
     frame: int = Field(ge=0, description="Its first frame with payload.")
