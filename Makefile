@@ -19,8 +19,8 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 TARGETS ?=
 ARGS ?=
-# The long tests wait for packets, leases and heartbeats: four workers suit two cores, and more would each start a stack of their own.
-JOBS ?= 4
+# The long tests wait for packets, leases and heartbeats: three workers suit two cores; each starts a stack of its own.
+JOBS ?= 3
 SOURCES := blocks tasks flows deployments
 
 .PHONY: help install run test lint docs bench test-live clean programs programs-test
