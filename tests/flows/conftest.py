@@ -35,14 +35,28 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
 
 
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """A whole signalbox: PostgreSQL, Prefect server, worker, deployments. One for each worker of pytest-xdist.
+_running: Stack | None = None
+
+
+@pytest.fixture(scope="module")
+def stack() -> Stack:
+    """A whole signalbox: PostgreSQL, Prefect server, worker, deployments. One for each worker of pytest-xdist, whatever the module.
 
     Tests that use it carry `pytest.mark.slow` and an `xdist_group`, whose tests share it one after the other, and leave it running.
     The groups (`guarantees`, `alarms`, `faults`, `lab`, `product`) are of about the same length: they mostly wait, side by side.
     """
-    from lab.stack import Stack
+    global _running
+    if _running is None:
+        from lab.stack import Stack
 
-    with Stack() as running:
-        yield running
+        _running = Stack().__enter__()
+    return _running
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the stack with the last test here: a fifth of a core is missed by all the tests that follow."""
+    global _running
+    if _running is not None and (nextitem is None or nextitem.path.parent != item.path.parent):
+        ended, _running = _running, None
+        ended.__exit__(None, None, None)
