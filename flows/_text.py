@@ -152,7 +152,7 @@ def facts(result: ToolResult) -> dict[str, str]:
     grid = _grid(data)
     for name, value in data.items():
         if not _is_table(value) and value not in (None, "", [], {}) and not (grid and name == "rows"):
-            unit = " s" if name in {"duration", "seconds"} else ""
+            unit = " s" if name == "duration" else ""
             said[name.replace("_", " ")] = f"{cell(value)}{unit}"
     return said
 

@@ -69,6 +69,12 @@ def takes(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 def default_of(field: dict[str, Any]) -> str:
     """Write a parameter's default; empty when there is none to speak of."""
     value = field.get("default")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
     return "" if value in (None, [], {}) else json.dumps(value) if isinstance(value, (list, dict)) else str(value)
 
 

@@ -110,6 +110,8 @@ def parameter_table(spec: ToolSpec) -> str:
         many = is_list(field)
         option = "--" + (singular(name) if many else name).replace("_", "-")
         kind = takes(field, definitions).replace("|", ", ")
+        if kind == "yes/no":
+            option, kind = f"{option}`, `--no-{option.removeprefix('--')}", "no value (in JSON: true, false)"
         if many:
             kind += f"; repeatable (in JSON: a list, `{name}`)"
         default = "required" if required else f"`{said}`" if (said := default_of(field)) else ""
@@ -196,9 +198,9 @@ def group_page(group: str, specs: list[ToolSpec], folder: Path) -> str:
             f"## {spec.name}",
             documentation(spec),
             facts(spec),
+            examples(spec, folder),
             parameter_table(spec),
             f"<details><summary>What the result holds (<code>--json</code>)</summary>\n\n{result_table(spec)}\n\n</details>",
-            examples(spec, folder),
         ]
     parts.append("[All tools](README.md)")
     return "\n\n".join(parts) + "\n"
