@@ -159,7 +159,7 @@ def may_repeat(reply: Reply, *, sure: bool) -> bool:
         reply: The reply.
         sure: Whether it is known which command it answers: nothing of the conversation is missing.
     """
-    return reply.code == 500 or (reply.code == 501 and not sure)
+    return reply.code == 500 or (500 < reply.code <= 504 and not sure)
 
 
 def reply_code(line: bytes) -> int | None:

@@ -160,7 +160,7 @@ def mixed() -> list[Packet]:
     first = (
         HELLO + login() + said("> FEAT", "211-Features:\r\n AUTH TLS\r\n MDTM\r\n211 End", "> TYPE I", "200 Fine") + passive()
         + said("> RETR a b.txt", "150 Here it comes", "226 Done", "> EPSV", "229 Entering Extended Passive Mode (|||50001|)")
-        + said("> STOR up.bin", "150 Go on", "226 Done", "> PORT 10,0,0,1,200,2", "200 Fine", "> NLST", "150 Here", "226 Done")
+        + said("> STOR up.bin", "150 Go on", "226 Done", "> PORT 10,0,0,1,200,25", "200 Fine", "> NLST", "150 Here", "226 Done")
         + said("> EPRT |1|10.0.0.1|51203|", "200 Fine", "> REST 100", "350 From there", "> RETR gone", "550 No such file")
         + said("> rnfr a", "350 And to", "> RNTO b", "250 Renamed", "> WHAT is this", "500 I do not know") + BYE
     )  # fmt: skip
@@ -174,7 +174,7 @@ def mixed() -> list[Packet]:
         data(5000, when(b"150 Here it comes") + 100_000),
         data(7000, when(b"150 Go on") + 100_000, port=50_001, upload=True),
         data(
-            300, when(b"NLST") + 100_000, port=51_202, client="10.0.0.2", client_port=20, server="10.0.0.1", upload=True
+            300, when(b"NLST") + 100_000, port=51_225, client="10.0.0.2", client_port=20, server="10.0.0.1", upload=True
         ),
         talk(HELLO + said("> AUTH TLS", "234 Go on") + [(True, b"\x16\x03\x01\x00\x05hello")], 1),
         talk(HELLO + login("anonymous", "me@example.com") + BYE, 2, server="10.0.0.3", server_port=2121),
@@ -318,7 +318,7 @@ def test_what_the_snap_length_cut_off_of_a_file_counts_all_the_same(tmp_path: Pa
     for snap_length in range(80, 110):
         part = read(cut(Capture(PACKETS), snap_length), tmp_path)
         endings = {row["data_channel"].rpartition(":")[2] for row in part["transfers"]}
-        assert endings <= {"", "50000", "50001", "51202", "51203"} and {row["mode"] for row in part["transfers"]} <= {
+        assert endings <= {"", "50000", "50001", "51225", "51203"} and {row["mode"] for row in part["transfers"]} <= {
             "PASV",
             "EPSV",
             "PORT",
@@ -383,6 +383,8 @@ def test_a_password_that_is_not_where_it_should_be_is_not_shown_either(tmp_path:
         f"> ACCT {SECRET}",
         f"530 not {SECRET}",
         f"> pass  {SECRET}",
+        "> RETR x",
+        f"500 {SECRET}?",
         "230 In",
     )
     report = read(talk(HELLO + said("> USER bob", "331 Please") + odd), tmp_path)
@@ -478,6 +480,25 @@ def test_odd_lines_are_no_replies_and_hold_nothing_up(line: bytes) -> None:
     lines.push(line + b"\n230 In\r\n")
     made = [replies.line(one, 0, 1) for one in iter(lines.line, None)]
     assert len(made) == 2 and (line == b"220-" or (made[1] is not None and made[1].code == 230))
+
+
+def test_the_rest_of_a_reply_that_was_cut_is_no_other_reply() -> None:
+    replies = Replies()
+    assert replies.line(b"211-Features", 0, 1) is None
+    cut_off = replies.lost(b" AUTH T", 0, 1)
+    assert cut_off is not None and cut_off.code == 211 and cut_off.cut
+    assert [replies.line(line, 0, 2) for line in (b" MDTM", b"211-More", b"211 End")] == [None] * 3
+    other = replies.line(b"211 Again", 0, 3)
+    assert other is not None and other.frame == 3
+    assert replies.lost(b"230-Wel", 0, 4) is not None and replies.line(b"230 Come in", 0, 5) is None
+    next_one = replies.line(b"200 Fine", 0, 6)
+    assert next_one is not None and next_one.code == 200
+
+
+def test_a_command_without_a_reply_does_not_shift_the_others(tmp_path: Path) -> None:
+    report = read(talk(HELLO + login() + said("> NOOP") + passive() + said("> RETR x", "550 No")), tmp_path)
+    assert [(row["command"], row["code"]) for row in report["failures"]] == [("RETR", 550)]
+    assert report["transfers"][0]["mode"] == "PASV"
 
 
 def test_addresses_that_are_none_are_refused() -> None:

@@ -437,9 +437,23 @@ def test_lost_packets_spoil_no_more_than_they_must(tmp_path: Path) -> None:
     assert late["conversations"] == 1 and late["commands_seen"] and late["mails"]["accepted"]
 
 
+def test_a_mail_whose_begin_and_end_are_lost_ends_with_the_reply(tmp_path: Path) -> None:
+    packets = talk(HELLO + mail(text=f"{TEXT}\r\n" * 5) + mail("second@example.org") + BYE, segment_size=60)
+    first_go = next(number for number, packet in enumerate(packets) if b"354 Go on" in packet.data)
+    first_end = next(number for number, packet in enumerate(packets) if packet.data.endswith(b"\r\n.\r\n"))
+    report = read([packet for number, packet in enumerate(packets) if number not in {first_go, first_end}], tmp_path)
+    assert report["mails"]["seen"] == 2 and report["mails"]["accepted"] >= 1
+    assert commands(report)["QUIT"] == 1 and not report["unknown_commands"]
+
+
+def test_a_command_without_a_reply_does_not_shift_the_others(tmp_path: Path) -> None:
+    report = read(talk(HELLO + said("> NOOP") + plain_login() + mail() + BYE), tmp_path)
+    assert report["mechanisms"][0]["accepted"] == report["mails"]["accepted"] == 1
+
+
 def test_secrets_that_are_not_where_they_should_be_are_not_shown_either(tmp_path: Path) -> None:
     odd = said(
-        f"> {b64(SECRET)}", f"500 {b64(SECRET)}?", f"> AUTH {b64(SECRET)}", "504 No", "> AUTH LOGIN", "334 VXNlcm5hbWU6", f"> {b64('bob')}",
+        f"> {b64(SECRET)}", f"502 {b64(SECRET)}?", f"> AUTH {b64(SECRET)}", "504 No", "> AUTH LOGIN", "334 VXNlcm5hbWU6", f"> {b64('bob')}",
         f"> {b64(SECRET)}", "535 No", f"> AUTH PLAIN {PLAIN}", "334 ", f"> {PLAIN}", "235 In",
     )  # fmt: skip
     report = read(talk(HELLO + odd), tmp_path)
@@ -532,7 +546,12 @@ def test_addresses_chunks_and_names_are_read_as_they_may_be_written() -> None:
         and not from_outside("192.168.1.1", "8.8.4.4")
         and not from_outside("?", "::1")
     )
-    assert STREAMS.matches(b"220 mx ESMTP") and not STREAMS.matches(b"220 FTP") and not STREAMS.matches(b"HTTP/1.1")
+    assert (
+        STREAMS.matches(b"220 ftp.example.net ESMTP")
+        and STREAMS.matches(b"220 mx ESMTP")
+        and not STREAMS.matches(b"220 FTP")
+        and not STREAMS.matches(b"HTTP/1.1")
+    )
 
 
 # --- real servers -----------------------------------------------------------------------------------------------------
