@@ -21,7 +21,13 @@ from lab.mail_server import MailServerLab
 from lab.network import AXIS, CISCO, DELL, HEWLETT_PACKARD, SYNOLOGY, UBIQUITI, Lab, http, needs_lab, smtp, ssh
 from lab.stack import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.lab, needs_lab, pytest.mark.xdist_group("product"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.lab,
+    needs_lab,
+    pytest.mark.xdist_group("product"),
+    pytest.mark.timeout(600),
+]
 
 SECRET = "hmac-secret-0815"
 PASSWORD = "mail-password-4711"
