@@ -383,9 +383,9 @@ def test_a_password_that_is_not_where_it_should_be_is_not_shown_either(tmp_path:
         f"> ACCT {SECRET}",
         f"530 not {SECRET}",
         f"> pass  {SECRET}",
+        "230 In",
         "> RETR x",
         f"500 {SECRET}?",
-        "230 In",
     )
     report = read(talk(HELLO + said("> USER bob", "331 Please") + odd), tmp_path)
     assert report["unknown_commands"] == 1 and report["logins"]["accepted"] == 1
