@@ -227,10 +227,10 @@ for which another attempt is sensible.
 _EXAMPLES = """\
 ## About the examples
 
-What the examples show was printed by the real programs on real packets: in the small office that `signalbox demo network` builds in network
-namespaces, with real servers added to it. Only Slack, Teams and the ticket system were played, by strict servers on loopback. The office takes
-the first free range of a machine, which is written 10.64 here; this machine is 10.64.1.250 on the interface `sbx64`. Of long tables the first
-lines are shown, and how many more there were.
+What the examples show was printed by the real programs on real packets: in the small office that `signalbox demo network` builds in
+network namespaces, with real servers added to it. Only Slack, Teams and the ticket system were played, by strict servers on loopback. The
+office takes the first free range of a machine, which is written 10.64 here; this machine is 10.64.1.250 on the interface `sbx64`. Of long
+tables the first lines are shown, and how many more there were.
 
 | host | address | what it offers |
 | --- | --- | --- |
