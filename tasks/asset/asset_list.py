@@ -41,7 +41,9 @@ class AssetsListed(ToolResult):
     pages: int = Field(description="How many pages there are.")
 
     def headline(self) -> str:
-        return f"{self.total} asset{'s'[: self.total != 1]}" + (f", page {self.page} of {self.pages}" if self.pages > 1 else "")
+        return f"{self.total} asset{'s'[: self.total != 1]}" + (
+            f", page {self.page} of {self.pages}" if self.pages > 1 else ""
+        )
 
 
 @tool(
