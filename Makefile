@@ -76,7 +76,7 @@ lint: install
 	$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --ignore tasks/core/db/migrations --doctest-modules $(SOURCES)
 
 docs: install
-	@$(BIN)/python -m deployments.docs
+	@$(BIN)/python -m deployments.docs $(ARGS)
 
 bench: install programs-test
 	@$(BIN)/python -m benchmarks $(ARGS)

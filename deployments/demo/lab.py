@@ -286,7 +286,7 @@ class Lab:
         added, make, plug = [], [], []
         switch = self._namespace("switch")
         for spec in specs:
-            if spec.name in self.hosts or not re.fullmatch(r"[a-z0-9-]{1,40}", spec.name):
+            if spec.name in {*self.hosts, "switch", "router"} or not re.fullmatch(r"[a-z0-9-]{1,40}", spec.name):
                 raise ValueError(f"host name {spec.name!r} is taken or not of letters, digits and hyphens")
             subnet = self.subnet(spec.subnet)
             self._ports += 1
