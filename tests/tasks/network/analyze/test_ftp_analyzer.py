@@ -314,8 +314,8 @@ def test_what_the_snap_length_cut_off_of_a_file_counts_all_the_same(tmp_path: Pa
     report = read(cut(Capture(PACKETS), 110), tmp_path)
     assert (report["bytes_down"], report["bytes_up"]) == (5300, 7000) and report["coverage"]["truncated"]
     assert report["logins"]["accepted"] == 2 and codes(report)[226] == 3
-    # Half a port is none: 50,00. of a reply to EPSV, or 195,8. of one to PASV, would be another channel's.
-    for snap_length in range(80, 110):
+    # Half a port is none: that would be another channel's.
+    for snap_length in range(66, 110):
         part = read(cut(Capture(PACKETS), snap_length), tmp_path)
         endings = {row["data_channel"].rpartition(":")[2] for row in part["transfers"]}
         assert endings <= {"", "50000", "50001", "51225", "51203"} and {row["mode"] for row in part["transfers"]} <= {
