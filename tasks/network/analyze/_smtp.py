@@ -10,8 +10,8 @@ from tasks.network.analyze._fitting import fit
 from tasks.network.analyze._lines import at, shown
 from tasks.network.analyze._report import gravest_first
 from tasks.network.analyze._smtp_book import SmtpBook
-from tasks.network.analyze._smtp_rows import AddressRow, Session
-from tasks.network.analyze._smtp_stream import PORTS, Mail, SmtpStream
+from tasks.network.analyze._smtp_rows import AddressRow, Mail, Session
+from tasks.network.analyze._smtp_stream import PORTS, SmtpStream
 from tasks.network.analyze._smtp_wire import READABLE
 from tasks.network.analyze._tally import Tally
 

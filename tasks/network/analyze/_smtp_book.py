@@ -18,7 +18,8 @@ from tasks.network.analyze._tally import Findings, Tally
 
 if TYPE_CHECKING:
     from tasks.network.analyze._lines import Reply
-    from tasks.network.analyze._smtp_stream import Command, Mail, SmtpStream
+    from tasks.network.analyze._smtp_rows import Command, Mail
+    from tasks.network.analyze._smtp_stream import SmtpStream
 
 MOST_SESSIONS: Final = 2_000
 MOST_MAILS: Final = 2_000

@@ -1,4 +1,4 @@
-"""Rows of what `smtp_analyzer` counts."""
+"""What `smtp_analyzer` follows, commands and mails, and the rows it counts them in."""
 
 from __future__ import annotations
 
@@ -73,3 +73,46 @@ class LoginRow:
     attempts: int = 0
     accepted: int = 0
     refused: int = 0
+
+
+@dataclass(slots=True)
+class Mail:
+    """A mail on its way."""
+
+    client: tuple[str, int]
+    server: tuple[str, int]
+    sender: str
+    frame: int
+    time_ns: int
+    declared: int | None = None
+    recipients: list[str] = field(default_factory=list)
+    accepted: int = 0
+    refused: int = 0
+    bytes: int = 0
+    chunks: int = 0
+    authenticated: bool = False
+    outcome: str = "unknown"
+    code: int = 0
+
+
+@dataclass(slots=True)
+class Command:
+    """A command that waits for its reply."""
+
+    verb: str
+    argument: bytes
+    time_ns: int
+    frame: int
+    answered: bool = False
+    path: str = ""
+    mechanism: str = ""
+    step: int = 0
+    """Of AUTH: the client's next response."""
+    prompt: bytes = b""
+    """Of AUTH: what the server asked for last."""
+    broken: bool = False
+    """Of AUTH: bytes are missing, so it is not known which response is which."""
+    last: bool = True
+    """Of BDAT: whether it is the mail's last chunk."""
+    replies: int = 1
+    """Final replies that are to come: LMTP has one for each recipient."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tasks.network.analyze._lines import Lines, Replies, Reply, clean
+from tasks.network.analyze._smtp_rows import Command, Mail
 from tasks.network.analyze._smtp_wire import (
     HELLOS,
     Body,
@@ -34,49 +34,6 @@ _OURS: Final = HELLOS | {"MAIL", "RCPT", "DATA", "STARTTLS", "AUTH", "VRFY", "EX
 _ANSWERS: Final = {354: "DATA", 334: "AUTH", 235: "AUTH", 535: "AUTH", 221: "QUIT", 252: "VRFY"}
 """Replies that no other command has."""
 _THEIRS: Final = (b"USER", b"PASS", b"FEAT", b"SYST", b"PASV", b"EPSV", b"OPTS")
-
-
-@dataclass(slots=True)
-class Mail:
-    """A mail on its way."""
-
-    client: tuple[str, int]
-    server: tuple[str, int]
-    sender: str
-    frame: int
-    time_ns: int
-    declared: int | None = None
-    recipients: list[str] = field(default_factory=list)
-    accepted: int = 0
-    refused: int = 0
-    bytes: int = 0
-    chunks: int = 0
-    authenticated: bool = False
-    outcome: str = "unknown"
-    code: int = 0
-
-
-@dataclass(slots=True)
-class Command:
-    """A command that waits for its reply."""
-
-    verb: str
-    argument: bytes
-    time_ns: int
-    frame: int
-    answered: bool = False
-    path: str = ""
-    mechanism: str = ""
-    step: int = 0
-    """Of AUTH: the client's next response."""
-    prompt: bytes = b""
-    """Of AUTH: what the server asked for last."""
-    broken: bool = False
-    """Of AUTH: bytes are missing, so it is not known which response is which."""
-    last: bool = True
-    """Of BDAT: whether it is the mail's last chunk."""
-    replies: int = 1
-    """Final replies that are to come: LMTP has one for each recipient."""
 
 
 class SmtpStream:

@@ -207,6 +207,30 @@ def test_commands_replies_and_transfers_are_read_as_tshark_reads_them(tmp_path: 
     assert "although the server offers TLS" in next(f.what for f in report["findings"] if f.code == "ftp.plain-login")
 
 
+@needs_tshark
+def test_generated_dialogues_are_read_as_tshark_reads_them(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    steps: list[Callable[[], Talk]] = [
+        lambda: login(f"user{chance.randrange(4)}", code=chance.choice([230, 530])),
+        lambda: (
+            passive(chance.randrange(1024, 65_000))
+            + said("> RETR a", *chance.choice([["150 Here", "226 Done"], ["550 No"]]))
+        ),
+        lambda: said("> EPSV", "229 Fine (|||40000|)", "> STOR b", "125 Go on", "426 Broken"),
+        lambda: said("> PORT 10,0,0,1,9,9", "200 Fine", "> list -l", "425 Cannot connect"),
+        lambda: said("> CWD /" + "d" * chance.randrange(200), chance.choice(["250 Fine", "550 No"])),
+        lambda: said("> STAT", "213-This\r\n 213 is\r\nlong\r\n213 End"),
+        lambda: said("> XYZZY 1", "500 What"),
+    ]
+    talks = []
+    for number in range(40):
+        told = [line for _ in range(chance.randrange(7)) for line in chance.choice(steps)()]
+        ending = chance.choice([BYE, [], [*said("> AUTH TLS", "234 Go on"), (True, b"\x16\x03\x01\x00\x02\r\n")]])
+        talks.append(talk(HELLO + told + ending, number, farewell=chance.choice(["fin", "rst", "none"])))
+    report = agree(write_pcap(Capture(merged(*talks)), tmp_path / "a.pcap"))
+    assert report["conversations"] == 40 and report["transfers_seen"] > 20
+
+
 PACKETS = mixed()
 
 

@@ -219,6 +219,35 @@ def test_commands_and_replies_are_read_as_tshark_reads_them(tmp_path: Path) -> N
     assert all(finding.frames and finding.why and finding.action for finding in report["findings"])
 
 
+@needs_tshark
+def test_generated_dialogues_are_read_as_tshark_reads_them(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    steps: list[Callable[[], Talk]] = [
+        lambda: mail(
+            f"u{chance.randrange(9)}@example.org", *(f"r{n}@example.net" for n in range(chance.randrange(1, 4)))
+        ),
+        lambda: mail(
+            text="x\r\n..y\r\n" * chance.randrange(400),
+            answer=chance.choice(["250 Fine", "451 4.3.0 Later", "554 5.7.1 No"]),
+        ),
+        lambda: plain_login(f"user{chance.randrange(4)}", code=chance.choice([235, 535])),
+        lambda: said("> RSET", "250-Fine\r\n250 Again"),
+        lambda: said("> noop", "250 Fine"),
+        lambda: said("> VRFY x", chance.choice(["252 Perhaps", "550 No", "502 Not here"])),
+        lambda: said("> EXPN list", "550-No\r\n550 Never"),
+        lambda: said(
+            "> MAIL FROM:<>", "250 Fine", "> RCPT TO:<x@y.test>", chance.choice(["550 5.1.1 No", "450 4.2.0 Later"])
+        ),
+    ]
+    talks = []
+    for number in range(40):
+        told = [line for _ in range(chance.randrange(7)) for line in chance.choice(steps)()]
+        ending = chance.choice([BYE, [], [*said("> STARTTLS", "220 Go on"), (True, b"\x16\x03\x01\x00\x02\r\n")]])
+        talks.append(talk(HELLO + told + ending, number, farewell=chance.choice(["fin", "rst", "none"])))
+    report = agree(write_pcap(Capture(merged(*talks)), tmp_path / "a.pcap"))
+    assert report["conversations"] == 40 and report["mails"]["seen"] > 40
+
+
 PACKETS = mixed()
 
 
