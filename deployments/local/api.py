@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from email.message import Message
 from typing import Any
 
 from deployments.local.errors import StackError
+
+
+class _Busy(StackError):
+    """The server had no time; asking again is harmless."""
 
 
 class Api:
@@ -49,7 +54,14 @@ class Api:
         Raises:
             StackError: No answer, or one that says no.
         """
-        text, _ = self._exchange(method, path, body, timeout)
+        for pause in (0.5, 1.0, 2.0):
+            try:
+                text, _ = self._exchange(method, path, body, timeout)
+                break
+            except _Busy:
+                time.sleep(pause)
+        else:
+            text, _ = self._exchange(method, path, body, timeout)
         return json.loads(text) if text else None
 
     def date(self, timeout: float = 10.0) -> str | None:
@@ -68,7 +80,9 @@ class Api:
                 return answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             hint = "Check PREFECT_API_AUTH_STRING or PREFECT_API_KEY." if error.code in (401, 403) else None
-            raise StackError(f"The Prefect API at {self.url} answered {error.code} to {method} {path}.", hint) from None
+            # Prefect says 503 when its database is busy: nothing was done, and a moment later it may be.
+            kind = _Busy if error.code == 503 else StackError
+            raise kind(f"The Prefect API at {self.url} answered {error.code} to {method} {path}.", hint) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             raise StackError(

@@ -252,7 +252,11 @@ def test_secrets_of_the_stack_itself_are_in_its_secrets_folder_alone(stack: Stac
             text.partition("://")[2].partition("@")[0].rpartition(":")[2] if "://" in text else text.rpartition(":")[2]
         )
     assert len(own) >= 4 and all(len(secret) >= 16 for secret in own.values()), list(own)
-    written = everything_written(stack)
+    # Prefect hands a flow's process its settings in a temporary file: for this user alone, and gone with the next start.
+    assert (stack.home / "tmp").stat().st_mode & 0o077 == 0
+    written = {
+        place: text for place, text in everything_written(stack).items() if not place.startswith(f"{stack.home}/tmp/")
+    }
     assert not [
         f"{name} in {place}" for name, secret in own.items() for place, text in written.items() if secret in text
     ]

@@ -318,7 +318,9 @@ async def test_every_mode_sees_the_routers_and_the_target_behind_them(perform: P
             assert (found.outcome, found.distance, found.port_state, found.silent_after) == ("reached", 2, state, 0)
             assert all(hop.lost == 0 and len(hop.answers[0].times_ms) == 3 for hop in found.hops)
         result = await perform(traceroute, {"targets": [camera.address6], "names": False}, policy=policy_of(lab))
-        assert result.targets[0].outcome == "reached" and result.targets[0].distance == 2
+        (found,) = result.targets
+        # The neighbours of a fresh IPv6 link are slow to be found: the first answer may be to a probe of one hop more.
+        assert found.outcome == "reached" and found.hops[-1].answers[0].address == camera.address6
         result = await perform(
             traceroute, {"targets": [camera.address], "names": False, "first_hop": 2}, policy=policy_of(lab)
         )

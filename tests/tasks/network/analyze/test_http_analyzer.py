@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import fcntl
 import json
 import random
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -755,6 +757,15 @@ async def nginx(folder: Path) -> AsyncIterator[None]:
     (folder / "index.txt").write_text("hello\n" * 5000)
     (folder / "users").write_text("joe:{PLAIN}hunter2-secret\n")
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
+    # Its ports are fixed: another worker's tests of this file wait.
+    with Path(tempfile.gettempdir(), "signalbox-tests-nginx.lock").open("w") as lock:  # noqa: ASYNC230
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        async with _serving(folder):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def _serving(folder: Path) -> AsyncIterator[None]:
     arguments = [find_program("nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", "stderr"]
     process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.DEVNULL)
     try:

@@ -491,7 +491,7 @@ class TestInTheLab:
         )
         cdp = cdp / CDPv2_HDR(msg=said)
         noise = Ether(dst="01:80:c2:00:00:0e", src="00:1b:54:00:00:97", type=0x88CC) / b"\x02\xff\xff"
-        async with lab.counting() as sent:
+        async with lab.counting("not ip6") as sent:
             listening = asyncio.ensure_future(ask("lldp_listen", interface=lab.interface, duration=3))
             # LLDP does not pass a bridge: the other end of our own cable has to say it.
             switch = lab._namespace("switch")
