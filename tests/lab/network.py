@@ -81,7 +81,9 @@ class Lab(DemoLab):
 
     def counting(self, expression: str = "") -> contextlib.AbstractAsyncContextManager[Packets]:
         """Count packets this process's machine originates into the lab; `expression` narrows them (pcap-filter syntax)."""
-        ours = f"ether src {self.mac}"
+        # Our kernel's own IPv6 housekeeping (multicast reports, router solicitations, duplicate address detection) is no tool's.
+        chatter = "ip6[6] == 0 or (ip6[6] == 58 and ip6[40] == 133) or (ip6[8:4] == 0 and ip6[20:4] == 0)"
+        ours = f"ether src {self.mac} and not ({chatter})"
         return counting(self.interface, f"{ours} and ({expression})" if expression else ours)
 
 
