@@ -402,7 +402,7 @@ class TestInTheLab:
 
     async def test_everybody_on_the_link_is_no_target(self, lab: Lab, ask: Ask) -> None:
         everybody = str(lab.first.network.broadcast_address)
-        async with lab.counting() as sent:
+        async with lab.counting(f"dst host {everybody}") as sent:
             for probe in ({"probe": "icmp_timestamp"}, {"probe": "packet", "packet": [{"layer": "UDP"}]}):
                 with pytest.raises(InvalidParameters, match="is everybody on"):
                     await ask(targets=[everybody], **probe)
@@ -442,7 +442,7 @@ class TestInTheLab:
         assert result.headline() == f"1 DHCP servers answer: {lab.first.gateway}"
 
     async def test_a_broadcast_needs_all_it_reaches_to_be_allowed(self, lab: Lab, ask: Ask) -> None:
-        async with lab.counting() as sent:
+        async with lab.counting("udp") as sent:
             with pytest.raises(Refused, match="not among the targets"):
                 await ask("dhcp_discover", f"10.{lab.slot}.2.0/24", interface=lab.interface)
             excluding = policy_of(lab, exclude=[{"target": lab.first.address(44), "reason": "heart monitor"}])
@@ -491,7 +491,7 @@ class TestInTheLab:
         )
         cdp = cdp / CDPv2_HDR(msg=said)
         noise = Ether(dst="01:80:c2:00:00:0e", src="00:1b:54:00:00:97", type=0x88CC) / b"\x02\xff\xff"
-        async with lab.counting("not ip6") as sent:
+        async with lab.counting("not ip6 and not arp") as sent:
             listening = asyncio.ensure_future(ask("lldp_listen", interface=lab.interface, duration=3))
             # LLDP does not pass a bridge: the other end of our own cable has to say it.
             switch = lab._namespace("switch")
