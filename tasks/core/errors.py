@@ -21,8 +21,8 @@ class ToolError(Exception):
         retry_after: Seconds the other side asked us to wait, when it did.
     """
 
-    retryable: ClassVar[bool] = False
-    """Whether the same call may succeed later with nothing changed by us."""
+    retryable: bool = False
+    """Whether the same call may succeed later with nothing changed by us; of one error it can be taken back."""
     exit_status: ClassVar[int] = 1
     """Exit status of the `signalbox` command: 1 failed, 2 wrong usage, 3 refused, 4 unreachable or not found."""
 
@@ -37,11 +37,15 @@ class ToolError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions with keyword arguments do not survive pickling by themselves; offload and Prefect both pickle.
-        return (_rebuild, (type(self), self.message, self.hint, self.retry_after))
+        return (_rebuild, (type(self), self.message, self.hint, self.retry_after, self.retryable))
 
 
-def _rebuild(kind: type[ToolError], message: str, hint: str | None, retry_after: float | None) -> ToolError:
-    return kind(message, hint=hint, retry_after=retry_after)
+def _rebuild(
+    kind: type[ToolError], message: str, hint: str | None, retry_after: float | None, retryable: bool
+) -> ToolError:
+    error = kind(message, hint=hint, retry_after=retry_after)
+    error.retryable = retryable
+    return error
 
 
 class InvalidParameters(ToolError, ValueError):
@@ -101,6 +105,10 @@ class CommandFailed(ToolError):
 
 class Unauthorized(ToolError):
     """Credentials were refused. Never retried: repeated attempts lock accounts."""
+
+
+class Forbidden(Unauthorized):
+    """The credentials are good, but not for this: it takes a higher level, or another account."""
 
 
 class Unsupported(ToolError):

@@ -225,8 +225,16 @@ class ToolParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     def about(self) -> str:
-        """What the ledger names as the target, at most 500 characters; also what `confirm` must repeat."""
+        """What the ledger names as the target, at most 500 characters."""
         return ""
+
+    def subject(self) -> str:
+        """What `confirm` must repeat exactly where a call needs approval: the thing that is acted on."""
+        return self.about()
+
+    def approval(self) -> bool:
+        """Whether these parameters need approval, also where the tool as such does not; it can only add it."""
+        return False
 
     def scope(self) -> Scope | None:
         """What will be probed: the gate sees it first. None when these parameters send nothing to a target."""

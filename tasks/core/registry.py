@@ -29,7 +29,7 @@ class ToolSpec:
         aliases: Other names it answers to.
         examples: Worked calls.
         programs: Programs it starts, as the distribution calls the command.
-        approval: Whether a call must repeat its subject in `confirm`.
+        approval: Whether every call must repeat its subject in `confirm`; else its parameters say (`ToolParams.approval`).
         idempotent: Whether a second identical call changes nothing further (what lets a `change` tool retry).
         params_model: Class of its parameters.
         result_model: Class of its result.

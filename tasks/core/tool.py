@@ -77,7 +77,7 @@ def tool(
         aliases: Other names it answers to.
         examples: Worked calls; the contract test validates them.
         programs: Programs it starts, for `doctor`.
-        approval: Refuse unless the parameter `confirm` repeats the subject exactly.
+        approval: Refuse every call unless its parameter `confirm` repeats `params.subject()`; parameters may ask for that by themselves.
         idempotent: Whether a second identical call changes nothing further. A `change` tool may retry only then.
 
     Raises:
@@ -244,6 +244,9 @@ async def perform(spec: ToolSpec, given: ToolParams | Mapping[str, Any]) -> Tool
         await book.refused(error)
         raise
     except ToolError as error:
+        if book.safety >= Safety.CHANGE and not spec.idempotent:
+            # The parameters may have raised a tool that reads, and therefore retries, to one that acts: what it did is not done twice.
+            error.retryable = False
         outcome = "timed_out" if isinstance(error, ToolTimeout) else "failed"
         await book.finished(outcome, time.monotonic() - started, error=error)
         raise
@@ -294,10 +297,13 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
 
 
 def _check_approval(spec: ToolSpec, params: ToolParams) -> None:
-    if spec.approval and getattr(params, "confirm", None) != params.about():
+    if not (spec.approval or params.approval()):
+        return
+    subject = params.subject()
+    if not subject or getattr(params, "confirm", None) != subject:
         raise Refused(
-            f"{spec.name} needs approval for {params.about()!r}.",
-            hint=f"Repeat the exact target: --confirm {params.about()!r}",
+            f"{spec.name} needs approval for {subject!r}.",
+            hint=f"Repeat the exact target: --confirm {subject!r}",
         )
 
 

@@ -19,7 +19,7 @@ from tasks.core.tool import tool
 from tasks.network.probe._certificate import Authorities
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES, Paces
 from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, TLS_PACKETS, Terms
-from tasks.network.probe._sparing import spare
+from tasks.network._sparing import spare
 from tasks.network.probe._web_address import Urls, host_of, port_of, shown
 from tasks.network.probe._web_check import Check, Expectations, Found, Pattern
 from tasks.network.probe._web_door import Door

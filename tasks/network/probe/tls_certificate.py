@@ -17,7 +17,7 @@ from tasks.core.tool import tool
 from tasks.network.analyze._report import Finding, Severity
 from tasks.network.probe._certificate import Authorities, Certificate
 from tasks.network.probe._connection import OPENING_PACKETS, Paces
-from tasks.network.probe._sparing import spare
+from tasks.network._sparing import spare
 from tasks.network.probe._starttls import PORTS, StartTls
 from tasks.network.probe._tls_findings import judge
 from tasks.network.probe._tls_hello import Version

@@ -1,0 +1,1 @@
+"""Axis cameras: their VAPIX interface, a camera or a fleet at a time."""
