@@ -35,8 +35,9 @@ TIMEOUT_SECONDS = 600.0
 MAX_PORTS = 256
 IN_FLIGHT = 64
 """Hosts checked at once; each has one connection at a time, so that no host's queue fills up."""
-PACKETS_PER_CONNECTION = 5
-"""Packets we send for a connection that is accepted: SYN, ACK, FIN, the ACK of theirs, and one for a greeting. Paid before the first."""
+PACKETS_PER_CONNECTION = 6
+"""Packets we send for a connection that is accepted: SYN, ACK, FIN, the ACK of theirs, one for a greeting, and one that the kernel sends
+again. Paid before the first."""
 FAREWELL_SECONDS = 0.5
 """Longest wait for the other side's end of a clean close."""
 REPORTING_SECONDS = 3.0
