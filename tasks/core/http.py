@@ -10,12 +10,12 @@ import asyncio
 import ssl
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 
@@ -23,6 +23,7 @@ from blocks._trust import trust
 from tasks.core.errors import (
     Busy,
     Conflict,
+    Forbidden,
     InvalidParameters,
     NotFound,
     Rejected,
@@ -80,6 +81,14 @@ class Answer:
         """The body as text; bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
 
+    @property
+    def said_at(self) -> datetime | None:
+        """What the server's clock said (header `Date`); None when it says nothing usable."""
+        try:
+            return parsedate_to_datetime(self.headers.get("date", "")[:60]).astimezone(UTC)
+        except (ValueError, IndexError, TypeError, OverflowError):
+            return None
+
 
 @dataclass
 class _Hop:
@@ -92,9 +101,14 @@ class _Hop:
     pinned: PinnedUrl | None
     sent: bool = False  # whether a byte of the request may have left
     tunnelled: bool = False  # whether a proxy has connected us, so that what fails from here on is the server's
+    watch: Callable[[_Hop, str, Mapping[str, Any]], Awaitable[None]] | None = None  # who else wants to know each step
+    limit: asyncio.Timeout | None = None  # what bounds it, where waiting for our own pace shall not count
+    connected: bool = False  # whether it got a connection of its own, not one that was kept
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Note how far the request came; httpcore calls this at every step."""
+        if self.watch is not None:
+            await self.watch(self, event, info)
         if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
             self.sent = True
         elif event == "proxy.start_tls.started":
@@ -216,13 +230,7 @@ def _first_hop(
 async def _exchange(
     hop: _Hop, deadline: float, verify: bool | ssl.SSLContext, proxy: str | None, max_bytes: int, started: float
 ) -> Answer:
-    target = hop.url
-    extensions: dict[str, Any] = {"trace": hop.trace}
-    if hop.pinned is not None:
-        # Connect to the address the gate checked; the name stays in Host and in the TLS handshake.
-        target = hop.url.copy_with(host=hop.pinned.address)
-        extensions["sni_hostname"] = hop.pinned.host
-    request = httpx.Request(hop.method, target, headers=hop.headers, content=hop.body or None, extensions=extensions)
+    request = _request(hop)
     context = trust() if verify is True else verify
     async with httpx.AsyncHTTPTransport(verify=context, proxy=proxy, trust_env=False) as transport:
         async with asyncio.timeout_at(deadline):
@@ -233,6 +241,16 @@ async def _exchange(
         finally:
             await response.aclose()
     return Answer(response.status_code, response.headers, body, truncated, time.monotonic() - started, str(hop.url))
+
+
+def _request(hop: _Hop) -> httpx.Request:
+    target = hop.url
+    extensions: dict[str, Any] = {"trace": hop.trace}
+    if hop.pinned is not None:
+        # Connect to the address the gate checked; the name stays in Host and in the TLS handshake.
+        target = hop.url.copy_with(host=hop.pinned.address)
+        extensions["sni_hostname"] = hop.pinned.host
+    return httpx.Request(hop.method, target, headers=hop.headers, content=hop.body or None, extensions=extensions)
 
 
 async def _read(response: httpx.Response, max_bytes: int, deadline: float) -> tuple[bytes, bool]:
@@ -254,6 +272,354 @@ async def _read(response: httpx.Response, max_bytes: int, deadline: float) -> tu
     except (TimeoutError, httpx.TransportError, zlib.error):
         return bytes(body[:max_bytes]), True
     return bytes(body), False
+
+
+# --- a conversation with one device ----------------------------------------------------------------------------------
+
+
+class Login(Protocol):
+    """Decides what to send as `Authorization`, and whether there is anything to try after a server has asked for it."""
+
+    def authorization(self, method: str, target: str) -> str | None:
+        """What to send along with this request; None to send it bare."""
+
+    def challenged(self, challenges: Sequence[str], *, tried: int) -> None:
+        """Take note of what a 401 asks for. Returning means: ask `authorization` again and send the request once more.
+
+        Args:
+            challenges: The values of its `WWW-Authenticate` headers.
+            tried: How often this request has been sent with credentials already.
+
+        Raises:
+            ToolError: There is nothing more to try; says why.
+        """
+
+    def accepted(self) -> None:
+        """Take note that a request with credentials was not answered by 401."""
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+@dataclass
+class Stream:
+    """An answer that is read as it comes.
+
+    Attributes:
+        status: HTTP status.
+        headers: Headers, names case-insensitive.
+        received: Bytes that have come.
+        over: Whether it ended because its time was up, with more to come.
+    """
+
+    status: int
+    headers: httpx.Headers = field(repr=False)
+    received: int = 0
+    over: bool = False
+    chunks: AsyncIterator[bytes] = field(repr=False, default_factory=_nothing)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.chunks
+
+
+class Session:
+    """Requests to one server, one after the other, over a connection that is kept.
+
+    It goes to the pinned address, whatever the name resolves to by then; nothing comes from the environment, no redirect is followed.
+
+    Args:
+        origin: Scheme, host and port, such as `https://camera7.example.com:443`.
+        pinned: What the gate admitted.
+        tls: Whom TLS connections trust.
+        login: Who answers a 401; None to ask without credentials only.
+        peer: Called with the certificate (DER) of every new TLS connection before anything is sent on it; may raise a `ToolError`.
+        pay: Called before packets are sent, with an estimate how many; it waits for their turn. That wait is not part of any timeout.
+        costs: Packets of a new connection, of TLS on it, and of a request with a short answer; and bytes of payload to a packet.
+        secrets: What no error may repeat.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        pinned: PinnedUrl,
+        *,
+        tls: ssl.SSLContext | None = None,
+        login: Login | None = None,
+        peer: Callable[[bytes], None] | None = None,
+        pay: Callable[[int], Awaitable[None]] | None = None,
+        costs: tuple[int, int, int, int] = (4, 8, 3, 1448),
+        secrets: Collection[str] = (),
+    ) -> None:
+        self.origin = origin
+        self._pinned = pinned
+        self._tls = tls
+        self._login = login
+        self._peer = peer
+        self._pay = pay
+        self._costs = costs
+        self._secrets = tuple(secrets)
+        self._kept: httpx.AsyncHTTPTransport | None = None
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.aclose()
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        json: Any = None,
+        data: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        repeatable: bool = True,
+        anonymous: bool = False,
+        explain: Explain | None = None,
+    ) -> Answer:
+        """Send a request and return its answer; after a 401 once more, as the login says.
+
+        Args:
+            method: HTTP method.
+            target: Absolute path.
+            query: Arguments of the URL.
+            headers: Extra headers.
+            content: Raw body.
+            json: Instead of `content`: a value sent as JSON.
+            data: Instead of `content`: fields sent as a form.
+            timeout: Seconds for all of it.
+            max_bytes: Most bytes of the answer that are kept.
+            repeatable: Whether a second delivery does no harm. If not, a lost answer is `Unanswered`.
+            anonymous: Send no credentials; a 401 is `Unauthorized`.
+            explain: The device's own reading of an error answer; it may raise a `ToolError` that says it better.
+
+        Raises:
+            ToolError: As `send` says, but for 404, which is `Unsupported`: a device has no other addresses than those of its
+                functions; 403, which is `Forbidden`; and 401, which is what the login says.
+        """
+        hop = self._hop(method, target, query, headers, content, json, data)
+        login = None if anonymous else self._login
+        started, place = time.monotonic(), _place(hop.url, False)
+        transport = self._transport()
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                hop.limit = limit
+                response = await self._converse(transport, hop, login)
+                try:
+                    body, truncated = await _read(response, max_bytes, _until(limit))
+                finally:
+                    await response.aclose()
+                await self._wait(hop, self._acknowledgements(len(body)))
+        except (httpx.HTTPError, httpx.StreamError, TimeoutError, OSError) as error:
+            await self.aclose()
+            raise _transport_error(error, hop, timeout, repeatable, False, None, self._secrets) from None
+        except BaseException:
+            await self.aclose()  # a connection whose answer nobody has read is of no use
+            raise
+        answer = Answer(
+            response.status_code, response.headers, body, truncated, time.monotonic() - started, str(hop.url)
+        )
+        if 200 <= answer.status < 300:
+            return answer
+        raise _device_error(answer, place, repeatable, self._secrets, explain)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        target: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        seconds: float | None = None,
+        idle: float = 30.0,
+        repeatable: bool = True,
+        explain: Explain | None = None,
+    ) -> AsyncIterator[Stream]:
+        """Send a request on a connection of its own, and read its answer as it comes.
+
+        Args:
+            method: HTTP method.
+            target: Absolute path.
+            query: Arguments of the URL.
+            data: Fields sent as a form.
+            headers: Extra headers.
+            timeout: Seconds until the answer begins.
+            seconds: Seconds after which reading ends, from the beginning of the answer; `over` says so. None: until its end.
+            idle: Longest silence in between, seconds.
+            repeatable: Whether a second delivery does no harm.
+            explain: As for `ask`.
+
+        Raises:
+            ToolError: As `ask`; while reading `Unreachable`, when it breaks off or falls silent.
+        """
+        hop = self._hop(method, target, query, headers, None, None, data)
+        place = _place(hop.url, False)
+        async with self._new_transport() as transport:
+            try:
+                async with asyncio.timeout(timeout) as limit:
+                    hop.limit = limit
+                    response = await self._converse(transport, hop, self._login)
+            except (httpx.HTTPError, httpx.StreamError, TimeoutError, OSError) as error:
+                raise _transport_error(error, hop, timeout, repeatable, False, None, self._secrets) from None
+            try:
+                if not 200 <= response.status_code < 300:
+                    body, truncated = await _read(
+                        response, DEFAULT_MAX_BYTES, asyncio.get_running_loop().time() + timeout
+                    )
+                    answer = Answer(response.status_code, response.headers, body, truncated, 0.0, str(hop.url))
+                    raise _device_error(answer, place, repeatable, self._secrets, explain)
+                stream = Stream(response.status_code, response.headers)
+                stream.chunks = self._chunks(response, stream, place, seconds, idle)
+                yield stream
+            finally:
+                await response.aclose()
+
+    # --- inside ---
+
+    def _hop(
+        self,
+        method: str,
+        target: str,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        content: bytes | None,
+        json: Any,
+        data: Mapping[str, str] | None,
+    ) -> _Hop:
+        url = httpx.URL(self.origin + target)
+        if query:
+            url = url.copy_with(params=dict(query))
+        hop = _first_hop(
+            method.upper(), str(url), {"Connection": "keep-alive", **(headers or {})}, content, json, data, self._pinned
+        )
+        hop.watch = self._watch
+        return hop
+
+    def _transport(self) -> httpx.AsyncHTTPTransport:
+        if self._kept is None:
+            self._kept = self._new_transport()
+        return self._kept
+
+    def _new_transport(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(
+            verify=self._tls if self._tls is not None else trust(),
+            trust_env=False,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=10.0),
+        )
+
+    async def _converse(self, transport: httpx.AsyncHTTPTransport, hop: _Hop, login: Login | None) -> httpx.Response:
+        """Send the request until its answer is no 401, or the login has nothing more to try."""
+        tried = 0
+        while True:
+            authorization = None if login is None else login.authorization(hop.method, hop.url.raw_path.decode("ascii"))
+            if authorization is None:
+                hop.headers.pop("Authorization", None)
+            else:
+                hop.headers["Authorization"] = authorization
+                tried += 1
+            response = await self._once(transport, hop)
+            if login is None:
+                return response
+            if response.status_code != 401:
+                if authorization is not None:
+                    login.accepted()
+                return response
+            try:
+                # Read, so that the connection can be used again.
+                await _read(response, DEFAULT_MAX_BYTES, _until(hop.limit))
+            finally:
+                await response.aclose()
+            login.challenged(response.headers.get_list("www-authenticate"), tried=tried)
+
+    async def _once(self, transport: httpx.AsyncHTTPTransport, hop: _Hop) -> httpx.Response:
+        await self._wait(hop, self._costs[2] + len(hop.body) // self._costs[3])
+        hop.connected = False
+        try:
+            response = await transport.handle_async_request(_request(hop))
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            if hop.connected or hop.method not in _REPEATABLE:
+                raise
+            # The server closed the kept connection at the moment we used it: what is harmless goes over a new one.
+            response = await transport.handle_async_request(_request(hop))
+        response.request = _request(hop)
+        return response
+
+    async def _chunks(
+        self, response: httpx.Response, stream: Stream, place: str, seconds: float | None, idle: float
+    ) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds if seconds is not None else float("inf")
+        source = response.aiter_raw()
+        while True:
+            left = until - loop.time()
+            if left <= 0:
+                stream.over = True
+                return
+            try:
+                async with asyncio.timeout(min(idle, left)):
+                    chunk = await anext(source)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if loop.time() >= until:
+                    stream.over = True
+                    return
+                raise Unreachable(
+                    f"{place} sent nothing for {idle:g} s after {stream.received} bytes.",
+                ) from None
+            except (httpx.HTTPError, httpx.StreamError, OSError):
+                raise Unreachable(f"{place} broke its answer off after {stream.received} bytes.") from None
+            stream.received += len(chunk)
+            if self._pay is not None:
+                await self._pay(max(1, self._acknowledgements(len(chunk))))
+            yield chunk
+
+    async def _watch(self, hop: _Hop, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("connect_tcp.started"):
+            hop.connected = True
+            await self._wait(hop, self._costs[0])
+        elif event.endswith("start_tls.started"):
+            await self._wait(hop, self._costs[1])
+        elif event.endswith("start_tls.complete") and self._peer is not None:
+            stream = info["return_value"]
+            tls = stream.get_extra_info("ssl_object")
+            try:
+                self._peer(tls.getpeercert(binary_form=True) or b"")
+            except BaseException:
+                await stream.aclose()
+                raise
+
+    def _acknowledgements(self, received: int) -> int:
+        # A receiver acknowledges every second full segment (RFC 9293, section 3.8.6.3); the first is paid with the request.
+        return received // (2 * self._costs[3])
+
+    async def _wait(self, hop: _Hop, packets: int) -> None:
+        """Wait for the packets' turn, with the request's clock stopped."""
+        if self._pay is None or packets <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        began, when = loop.time(), hop.limit.when() if hop.limit is not None else None
+        if hop.limit is None or when is None:
+            await self._pay(packets)
+            return
+        hop.limit.reschedule(None)
+        await self._pay(packets)
+        hop.limit.reschedule(when + loop.time() - began)
+
+
+def _until(limit: asyncio.Timeout | None) -> float:
+    when = limit.when() if limit is not None else None
+    return when if when is not None else asyncio.get_running_loop().time() + DEFAULT_TIMEOUT
 
 
 # --- redirects -------------------------------------------------------------------------------------------------------
@@ -388,6 +754,33 @@ def _status_error(
                 hint="It may have arrived: look there before you send it again.",
             )
     return Rejected(f"{place} answered HTTP {status}{detail}")
+
+
+def _device_error(
+    answer: Answer, place: str, can_repeat: bool, hidden: Collection[str], explain: Explain | None
+) -> ToolError:
+    """What an error of a device means: as any other server's, but it has one address for each thing it can do."""
+    said = (explain(answer) if explain is not None else None) or ""
+    match answer.status:
+        case 401:
+            return Unauthorized(f"{place} wants an account (HTTP 401).", hint="Name a block with credentials.")
+        case 403:
+            return Forbidden(
+                f"{place} does not let this account do that (HTTP 403){f': {scrub(said, hidden)}' if said else ''}.",
+                hint="It takes an account of a higher level.",
+            )
+        case 404 | 410:
+            return Unsupported(f"{place} is not there (HTTP {answer.status}): this device does not support it.")
+        case 301 | 302 | 303 | 307 | 308:
+            target = httpx.URL(answer.url)
+            with suppress(httpx.InvalidURL):
+                target = target.join(answer.headers.get("location", ""))
+            if target.host == httpx.URL(answer.url).host and target.scheme == "https" and place.startswith("http:"):
+                return Rejected(
+                    f"{place} wants HTTPS (HTTP {answer.status} to {_place(target, False)}).",
+                    hint="Set the scheme https in the block with its credentials.",
+                )
+    return _status_error(answer, place, can_repeat, False, hidden, (lambda _: said) if said else None)
 
 
 def _redirect_error(answer: Answer, place: str, secret_url: bool, hidden: Collection[str]) -> ToolError:

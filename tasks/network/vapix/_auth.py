@@ -1,0 +1,260 @@
+"""Log in to a camera: Digest where it is offered, Basic where nobody can read it, and one attempt with a password.
+
+The first request goes out bare, the answer says what the camera accepts. A 401 to a request with credentials is final: cameras lock out
+who guesses. Only `stale=true` with a new nonce is answered once more, because that says the password was right (RFC 7616, section 3.3).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tasks.core.errors import Forbidden, Unauthorized, Untrusted
+
+REMEMBERED_SECONDS = 60.0
+"""How long a refused password is not tried again by this process: a flow that runs six tools must not make six wrong attempts."""
+_HASHES: dict[str, Callable[[bytes], hashlib._Hash]] = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
+_PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_SERIAL = re.compile(r"AXIS_([0-9A-Fa-f]{12})")
+_LONGEST_CHALLENGE = 4096
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What a server asks for.
+
+    Attributes:
+        scheme: `digest` or `basic`.
+        realm: Whose password it wants.
+        nonce: Digest: to be hashed into the answer.
+        opaque: Digest: to be sent back as it is.
+        algorithm: Digest: MD5 or SHA-256, with -sess or without.
+        qop: Digest: whether counters are part of the answer; the oldest cameras know none.
+        stale: Digest: the password was right, the nonce too old.
+    """
+
+    scheme: str
+    realm: str
+    nonce: str = ""
+    opaque: str | None = None
+    algorithm: str = "MD5"
+    qop: bool = False
+    stale: bool = False
+
+    @property
+    def serial(self) -> str | None:
+        """The serial number that Axis devices name in their realm."""
+        match = _SERIAL.fullmatch(self.realm)
+        return match[1].upper() if match else None
+
+
+def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
+    """Return the challenges of `WWW-Authenticate` headers that we can answer, in the order given.
+
+    >>> [challenge.scheme for challenge in parse_challenges(['Basic realm="AXIS_00408C123456"', 'Negotiate'])]
+    ['basic']
+    """
+    found = []
+    for header in headers:
+        text = header[:_LONGEST_CHALLENGE]
+        # Several challenges may stand in one header, each begins with its scheme and a parameter.
+        starts = [match.start(1) for match in re.finditer(r"(?:^|,)\s*((?:Digest|Basic)\s)", text, re.IGNORECASE)]
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            challenge = _challenge(text[start:end])
+            if challenge is not None:
+                found.append(challenge)
+    return found
+
+
+def _challenge(text: str) -> Challenge | None:
+    scheme, _, rest = text.partition(" ")
+    values = {
+        match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
+        for match in _PARAMETER.finditer(rest)
+    }
+    if scheme.lower() == "basic":
+        return Challenge("basic", values.get("realm", ""))
+    algorithm = values.get("algorithm", "MD5").upper()
+    qops = [part.strip().lower() for part in values.get("qop", "").split(",") if part.strip()]
+    if algorithm.removesuffix("-SESS") not in _HASHES or not values.get("nonce") or "realm" not in values:
+        return None
+    if qops and "auth" not in qops:
+        return None
+    return Challenge(
+        "digest",
+        values["realm"],
+        nonce=values["nonce"],
+        opaque=values.get("opaque"),
+        algorithm=algorithm,
+        qop=bool(qops),
+        stale=values.get("stale", "").lower() == "true",
+    )
+
+
+def digest_header(
+    challenge: Challenge, username: str, password: str, method: str, uri: str, count: int, client_nonce: str
+) -> str:
+    """Answer a Digest challenge (RFC 7616; without qop as RFC 2069).
+
+    Args:
+        challenge: What was asked for.
+        username: Name of the account.
+        password: Its password.
+        method: Method of the request.
+        uri: Its whole target: path and query.
+        count: How often this nonce is used, from 1.
+        client_nonce: A nonce of ours.
+    """
+
+    def digest(*parts: str) -> str:
+        return _HASHES[challenge.algorithm.removesuffix("-SESS")](":".join(parts).encode()).hexdigest()
+
+    secret = digest(username, challenge.realm, password)
+    if challenge.algorithm.endswith("-SESS"):
+        secret = digest(secret, challenge.nonce, client_nonce)
+    request = digest(method, uri)
+    counter = f"{count:08x}"
+    if challenge.qop:
+        response = digest(secret, challenge.nonce, counter, client_nonce, "auth", request)
+    else:
+        response = digest(secret, challenge.nonce, request)
+    parts = [
+        f'username="{_quoted(username)}"',
+        f'realm="{_quoted(challenge.realm)}"',
+        f'nonce="{_quoted(challenge.nonce)}"',
+        f'uri="{uri}"',
+        f'response="{response}"',
+        f"algorithm={challenge.algorithm}",
+    ]
+    if challenge.opaque is not None:
+        parts.append(f'opaque="{_quoted(challenge.opaque)}"')
+    if challenge.qop:
+        parts += ["qop=auth", f"nc={counter}", f'cnonce="{client_nonce}"']
+    elif challenge.algorithm.endswith("-SESS"):
+        parts.append(f'cnonce="{client_nonce}"')
+    return "Digest " + ", ".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+class CameraLogin:
+    """The login of one conversation; a `tasks.core.http.Login`, and of use for RTSP and WebSockets as well.
+
+    Args:
+        place: What is logged in to, for errors.
+        username: Name of the account.
+        password: Its password.
+        secure: Whether nobody on the way can read what is sent.
+        clear_text: Whether the password may be sent in clear text where somebody can.
+        key: What a refused password is remembered under: site, address and port.
+
+    Attributes:
+        serial: The serial number of the device, once it is known: a realm that names another one gets no credentials.
+        proven: Whether the camera has accepted the credentials in this conversation.
+    """
+
+    def __init__(
+        self, place: str, username: str, password: str, *, secure: bool, clear_text: bool, key: tuple[str, str, int]
+    ) -> None:
+        self._place, self._username, self._password = place, username, password
+        self._basic_allowed = secure or clear_text
+        self._memory = _remembered_as(key, username, password)
+        self._challenge: Challenge | None = None
+        self._count = 0
+        self.serial: str | None = None
+        self.proven = False
+
+    def authorization(self, method: str, target: str) -> str | None:
+        """What to send along: nothing before the first challenge.
+
+        Raises:
+            Unauthorized: The camera refused these credentials a moment ago.
+        """
+        challenge = self._challenge
+        if challenge is None:
+            return None
+        left = _refused.get(self._memory, 0.0) - time.monotonic()
+        if left > 0 and not self.proven:
+            raise Unauthorized(
+                f"{self._place} refused the user {self._username!r} a moment ago; it is not tried again for {left:.0f} s.",
+                hint="Cameras lock out who guesses: correct the block first.",
+            )
+        if challenge.scheme == "basic":
+            return "Basic " + base64.b64encode(f"{self._username}:{self._password}".encode()).decode()
+        self._count += 1
+        return digest_header(
+            challenge, self._username, self._password, method, target, self._count, secrets.token_hex(8)
+        )
+
+    def challenged(self, challenges: Sequence[str], *, tried: int) -> None:
+        """Choose how to answer a 401.
+
+        Raises:
+            Unauthorized: The password is wrong, or the camera accepts only what we may not send.
+            Forbidden: The account is good, but its level too low.
+            Untrusted: Another device answers than a moment ago.
+        """
+        offered = parse_challenges(challenges)
+        chosen = next((challenge for challenge in offered if challenge.scheme == "digest"), None)
+        if tried == 0:
+            if chosen is None and self._basic_allowed:
+                chosen = next((challenge for challenge in offered if challenge.scheme == "basic"), None)
+            if chosen is None:
+                raise self._no_scheme(offered)
+            self._take(chosen)
+            return
+        old = self._challenge
+        if tried == 1 and chosen is not None and chosen.stale and old is not None and chosen.nonce != old.nonce:
+            self._take(chosen)
+            return
+        if self.proven:
+            raise Forbidden(
+                f"{self._place} knows the user {self._username!r}, but refuses this (HTTP 401).",
+                hint="It takes an account of a higher level: viewer, operator, administrator; or one with PTZ rights.",
+            )
+        _refused[self._memory] = time.monotonic() + REMEMBERED_SECONDS
+        raise Unauthorized(
+            f"{self._place} refuses the user {self._username!r} or its password.",
+            hint="It was tried once: cameras lock out who guesses. Correct the block.",
+        )
+
+    def accepted(self) -> None:
+        """Note that the camera took the credentials."""
+        self.proven = True
+        _refused.pop(self._memory, None)
+
+    def _take(self, challenge: Challenge) -> None:
+        if self.serial is not None and challenge.serial is not None and challenge.serial != self.serial:
+            raise Untrusted(
+                f"{self._place} was {self.serial} and now says it is {challenge.serial}: no credentials were sent.",
+                hint="Do two devices share this address?",
+            )
+        self._challenge, self._count = challenge, 0
+
+    def _no_scheme(self, offered: Sequence[Challenge]) -> Unauthorized:
+        if offered:  # only Basic, over http
+            return Unauthorized(
+                f"{self._place} accepts passwords in clear text only, and this connection is not encrypted.",
+                hint="Use scheme https in the block, or allow basic_over_http there.",
+            )
+        return Unauthorized(f"{self._place} offers no way to log in that we know: Digest, or Basic over https.")
+
+
+_SALT = os.urandom(16)
+_refused: dict[bytes, float] = {}
+
+
+def _remembered_as(key: tuple[str, str, int], username: str, password: str) -> bytes:
+    now = time.monotonic()
+    for old in [memory for memory, until in _refused.items() if until < now]:
+        del _refused[old]
+    # Salted: the memory of a process holds no hash that could be looked up.
+    return hashlib.sha256(_SALT + "\0".join([*map(str, key), username, password]).encode()).digest()

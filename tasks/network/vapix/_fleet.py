@@ -1,0 +1,300 @@
+"""Many cameras at once: one that is dead, hanging or hostile costs its own entry, and delays nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.axis import AxisCredentials
+from tasks.core.errors import (
+    Busy,
+    Forbidden,
+    NotFound,
+    Refused,
+    Rejected,
+    ToolError,
+    ToolTimeout,
+    Unauthorized,
+    Unreachable,
+    Unsupported,
+    Untrusted,
+)
+from tasks.core.models import FileRef, ToolResult
+from tasks.core.rate import Pacer
+from tasks.core.run import ToolRun, current_run
+from tasks.network._sparing import spare_entries
+from tasks.network.probe._connection import Pace, Paces
+from tasks.network.vapix._camera import Camera, open_camera
+from tasks.network.vapix._params import IN_FLIGHT, REPORTING_SECONDS, CameraTargets
+from tasks.network.vapix._wire import DeviceId, NeedsSetup, Nonsense, NotReady
+
+T = TypeVar("T")
+E = TypeVar("E", bound="CameraEntry")
+R = TypeVar("R", bound="CamerasResult")
+
+
+class CameraOutcome(StrEnum):
+    """How it went with one camera."""
+
+    DONE = "done"
+    UNREACHABLE = "unreachable"
+    UNTRUSTED = "untrusted"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    UNSUPPORTED = "unsupported"
+    REJECTED = "rejected"
+    BUSY = "busy"
+    NOT_READY = "not_ready"
+    NEEDS_SETUP = "needs_setup"
+    NONSENSE = "nonsense"
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+    UNRESOLVED = "unresolved"
+
+
+OUTCOMES = ", ".join(CameraOutcome)
+_NOT_THERE = {
+    CameraOutcome.UNREACHABLE,
+    CameraOutcome.UNTRUSTED,
+    CameraOutcome.TIMED_OUT,
+    CameraOutcome.UNRESOLVED,
+}
+# The more particular class first: the first that fits is the outcome.
+_OUTCOME_OF: tuple[tuple[type[ToolError], CameraOutcome], ...] = (
+    (NotReady, CameraOutcome.NOT_READY),
+    (NeedsSetup, CameraOutcome.NEEDS_SETUP),
+    (Nonsense, CameraOutcome.NONSENSE),
+    (Untrusted, CameraOutcome.UNTRUSTED),
+    (Unreachable, CameraOutcome.UNREACHABLE),
+    (Forbidden, CameraOutcome.FORBIDDEN),
+    (Unauthorized, CameraOutcome.UNAUTHORIZED),
+    (Unsupported, CameraOutcome.UNSUPPORTED),
+    (Rejected, CameraOutcome.REJECTED),
+    (NotFound, CameraOutcome.REJECTED),
+    (Busy, CameraOutcome.BUSY),
+    (ToolTimeout, CameraOutcome.TIMED_OUT),
+)
+
+
+def outcome_of(error: ToolError) -> CameraOutcome:
+    """The outcome that an error is."""
+    return next((outcome for kind, outcome in _OUTCOME_OF if isinstance(error, kind)), CameraOutcome.FAILED)
+
+
+@dataclass
+class Seen(Generic[T]):
+    """What became of one camera.
+
+    Attributes:
+        target: The target as asked.
+        address: Its pinned address; None when its name does not resolve.
+        outcome: How it went.
+        detail: What that means; with `done` the conversation's notes.
+        value: What `work` returned; None when it did not come to that.
+        device: Who the camera is, as far as it came.
+    """
+
+    target: str
+    address: str | None
+    outcome: CameraOutcome
+    detail: str | None = None
+    value: T | None = None
+    device: DeviceId | None = None
+
+
+async def each_camera(
+    params: CameraTargets,
+    work: Callable[[Camera], Awaitable[T]],
+    *,
+    seconds: float,
+    credentials: AxisCredentials | None = None,
+) -> list[Seen[T]]:
+    """Do something with every camera of the targets, 32 at a time, and say what became of each, in the order asked.
+
+    What is not done when the tool's deadline is near is `timed_out`; what was done until then is kept.
+
+    Args:
+        params: Which cameras; a `CameraParams` names the block with the account too.
+        work: What to do with one. Its `ToolError`s become the camera's outcome.
+        seconds: Most seconds for one camera, all in all.
+        credentials: The account, where the parameters do not name it.
+
+    Raises:
+        ToolError: What became of the camera, when there is one target only.
+    """
+    run = current_run()
+    assert run.grant is not None
+    named: str | None = getattr(params, "credentials", None)
+    if credentials is None and named is not None:
+        credentials = await run.load_block(named, AxisCredentials)
+    _check_port(run, params.port if params.port is not None or credentials is None else credentials.port_of())
+    paces = Paces(Pacer(run.packets_per_second), run.policy.host_packets_per_second)
+    slots = asyncio.Semaphore(IN_FLIGHT)
+    found: dict[str, Seen[T]] = {}
+    errors: dict[str, ToolError] = {}
+
+    async def one(asked: str, address: str) -> None:
+        seen = found[asked]
+        pace = paces.of(address)
+        async with pace.turn, slots:  # names that share an address take turns
+            try:
+                async with asyncio.timeout(seconds) as limit:
+                    await _visit(seen, run, params, credentials, pace, work)
+            except ToolError as error:
+                seen.outcome, seen.detail, errors[asked] = outcome_of(error), str(error), error
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                error = ToolTimeout(f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds.")
+                seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(error), error
+
+    for target in run.grant.targets:
+        found[target.asked] = Seen(
+            target.asked,
+            target.addresses[0],
+            CameraOutcome.TIMED_OUT,
+            "The tool's deadline came before this camera was done.",
+        )
+    for missing in run.grant.unresolved:
+        found[missing.asked] = Seen(missing.asked, None, CameraOutcome.UNRESOLVED, missing.error.message)
+    tasks = [asyncio.ensure_future(one(target.asked, target.addresses[0])) for target in run.grant.targets]
+    most = min(params.deadline() or run.spec.timeout, run.spec.timeout)
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=max(0.0, most - REPORTING_SECONDS))
+    finally:
+        await _end(tasks)
+    for task in done:
+        task.result()  # a defect of ours is nobody's outcome
+    if len(params.targets) == 1 and params.targets[0] in errors:
+        raise errors[params.targets[0]]
+    return [found[asked] for asked in params.targets]
+
+
+async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _visit(
+    seen: Seen[T],
+    run: ToolRun,
+    params: CameraTargets,
+    credentials: AxisCredentials | None,
+    pace: Pace,
+    work: Callable[[Camera], Awaitable[T]],
+) -> None:
+    assert seen.address is not None
+    async with open_camera(
+        run.site,
+        seen.target,
+        seen.address,
+        credentials=credentials,
+        port=params.port,
+        timeout=params.timeout,
+        pace=pace,
+    ) as camera:
+        seen.device = await camera.device()
+        seen.value = await work(camera)
+        seen.outcome = CameraOutcome.DONE
+        seen.detail = " ".join(camera.notes) or None
+
+
+def _check_port(run: ToolRun, port: int | None) -> None:
+    if port is not None and run.policy.is_never_port(port):
+        raise Refused(
+            f"Port {port} must never be touched at site {run.site} (never_ports of its policy).",
+            hint=f"If you know what listens there: signalbox policy ports --open {port}",
+        )
+
+
+# --- results -----------------------------------------------------------------------------------------------------------
+
+
+class CameraEntry(BaseModel):
+    """What became of one camera."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = Field(description="The target as asked.")
+    address: str | None = Field(None, description="The address that was asked; None when the name does not resolve.")
+    outcome: CameraOutcome = Field(description=f"{OUTCOMES}.")
+    detail: str | None = Field(None, description="What it means, and what a person should know.")
+    serial: str | None = Field(None, description="Serial number: its MAC address, 12 hexadecimal digits.")
+    model: str | None = Field(None, description="Model.")
+    firmware: str | None = Field(None, description="Version of AXIS OS.")
+
+
+def entry(kind: type[E], seen: Seen[Any], **fields: Any) -> E:
+    """Make the result's entry of a camera.
+
+    Args:
+        kind: The tool's class of entries.
+        seen: What became of the camera.
+        fields: What the tool found; `outcome` and `detail` may say it better than `seen`.
+    """
+    device = seen.device
+    known = {
+        "target": seen.target,
+        "address": seen.address,
+        "outcome": seen.outcome,
+        "detail": seen.detail[:500] if seen.detail else None,
+        "serial": (device.serial or None) if device is not None else None,
+        "model": device.model if device is not None else None,
+        "firmware": device.firmware if device is not None else None,
+    }
+    return kind(**{**known, **fields})
+
+
+class CamerasResult(ToolResult):
+    """An entry for each camera, in the order asked. Tools declare `cameras` anew, with their own class of entries."""
+
+    cameras: Sequence[CameraEntry] = Field(description="One entry for each camera, in the order asked.")
+    left_out: list[str] = Field(default_factory=list, description="What did not fit here and is in the report alone.")
+    report: FileRef | None = Field(None, description="The whole result as JSON, when not all of it fits here.")
+
+    def headline(self) -> str:
+        if len(self.cameras) == 1:
+            return self.one_line(self.cameras[0])
+        counts = Counter(camera.outcome for camera in self.cameras)
+        said = ", ".join(
+            f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in CameraOutcome if outcome in counts
+        )
+        return f"{len(self.cameras)} cameras: {said}"
+
+    def one_line(self, camera: Any) -> str:
+        """Say what became of a single camera. Tools override it."""
+        what = str(camera.outcome).replace("_", " ")
+        return f"{camera.target}: {what}, {camera.detail}" if camera.detail else f"{camera.target}: {what}"
+
+    def reached(self) -> bool:
+        return any(camera.outcome not in _NOT_THERE for camera in self.cameras)
+
+
+async def fitting(result: R, droppable: Sequence[str]) -> R:
+    """Return the result as it is, or, when the ledger would not keep it, with less in each entry and all of it in a file.
+
+    Args:
+        result: The whole result.
+        droppable: Fields of the entries that may go, the one that is missed least first. They need defaults.
+    """
+    update = await spare_entries(result, "cameras", droppable)
+    return result.model_copy(update=update) if update else result
+
+
+def only_one(params: CameraTargets, what: str) -> None:
+    """Check that an action which needs approval names one camera.
+
+    Raises:
+        ValueError: It names several.
+    """
+    if len(params.targets) != 1:
+        raise ValueError(
+            f"{what} takes exactly one target, not {len(params.targets)}: approval is given for one camera"
+        )
