@@ -1,0 +1,161 @@
+"""What an audit makes of what cameras said."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from blocks.cameras import CameraPolicy
+from flows import _audit, _contact_sheet
+from flows._audit import CameraFacts, Disk, Report, findings_of, judge
+from tasks.network.analyze._report import Severity
+
+GOOD = {
+    "target": "10.0.0.5",
+    "address": "10.0.0.5",
+    "reachable": True,
+    "serial": "B8A44F000005",
+    "model": "P3245-SIM",
+    "firmware": "11.11.150",
+    "clock_offset_s": 0.4,
+    "certificate_days": 300,
+    "https": True,
+    "ssh": False,
+    "upnp": False,
+    "anonymous": False,
+    "disks": (Disk("SD_DISK", ok=True, state="OK"),),
+    "recording": True,
+    "stream": True,
+    "brightness": 90.0,
+    "masks": 1,
+}
+STRICT = CameraPolicy(
+    minimum_firmware={"9.80": "9.80.72", "11.11": "11.11.150", "12": "12.6"},
+    known_bad_firmware=["11.11.73"],
+    other_tracks="report",
+    require_storage=True,
+    require_recording=True,
+    masks_required=["10.0.0.0/24"],
+)
+
+
+def camera(**differences: object) -> CameraFacts:
+    return CameraFacts(**{**GOOD, **differences})  # type: ignore[arg-type]
+
+
+def codes(facts: CameraFacts, policy: CameraPolicy = STRICT) -> list[str]:
+    return [finding.code.removeprefix("camera.") for finding in judge(facts, policy)]
+
+
+def test_a_camera_as_it_should_be_has_no_findings() -> None:
+    assert codes(camera()) == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "code", "severity"),
+    [
+        ({"firmware": "11.11.73"}, "firmware-known-bad", Severity.CRITICAL),
+        ({"firmware": "11.11.149"}, "firmware-too-old", Severity.HIGH),
+        ({"firmware": "9.80.8"}, "firmware-too-old", Severity.HIGH),
+        ({"firmware": "12.5.99"}, "firmware-too-old", Severity.HIGH),
+        ({"firmware": "10.12.213"}, "firmware-other-track", Severity.MEDIUM),
+        ({"firmware": None}, "firmware-unknown", Severity.LOW),
+        ({"clock_offset_s": -61.0}, "clock-wrong", Severity.MEDIUM),
+        ({"certificate_days": 29}, "certificate-ending", Severity.MEDIUM),
+        ({"certificate_days": -1}, "certificate-ended", Severity.HIGH),
+        ({"https": False}, "no-https", Severity.HIGH),
+        ({"ssh": True}, "ssh-on", Severity.MEDIUM),
+        ({"upnp": True}, "upnp-on", Severity.LOW),
+        ({"anonymous": True}, "anonymous", Severity.HIGH),
+        ({"disks": (Disk("SD_DISK", ok=False, state="failed"),)}, "storage-broken", Severity.HIGH),
+        ({"disks": ()}, "no-storage", Severity.HIGH),
+        ({"recording": False}, "not-recording", Severity.HIGH),
+        ({"stream": False}, "no-stream", Severity.HIGH),
+        ({"brightness": 2.0}, "picture-black", Severity.HIGH),
+        ({"masks": 0}, "mask-missing", Severity.CRITICAL),
+    ],
+)
+def test_each_thing_that_is_wrong_is_found_with_its_gravity(
+    difference: dict[str, object], code: str, severity: Severity
+) -> None:
+    found = {finding.code: finding for finding in judge(camera(**difference), STRICT)}
+    assert f"camera.{code}" in found
+    assert found[f"camera.{code}"].severity is severity
+    assert found[f"camera.{code}"].what.endswith(".") and found[f"camera.{code}"].remedy.endswith(("?", "."))
+
+
+def test_what_a_camera_did_not_tell_is_not_held_against_it() -> None:
+    silent = camera(
+        clock_offset_s=None, certificate_days=None, https=None, ssh=None, upnp=None, anonymous=None, disks=None,
+        recording=None, stream=None, brightness=None, masks=None,
+    )  # fmt: skip
+    assert codes(silent) == []
+
+
+def test_a_camera_that_did_not_answer_has_that_finding_alone() -> None:
+    assert codes(CameraFacts(target="10.0.0.9", problem="It does not answer within 15 s.")) == ["not-audited"]
+
+
+def test_what_the_default_policy_does_not_ask_for_is_no_finding() -> None:
+    assert codes(camera(firmware="5.51.7", disks=(), recording=False, masks=0), CameraPolicy()) == []
+
+
+@pytest.mark.parametrize("wanted", ["10.0.0.5", "10.0.0.0/24", "b8a44f000005", "Gate-West"])
+def test_a_mask_is_required_by_address_prefix_serial_or_name(wanted: str) -> None:
+    facts = camera(masks=0, names=("gate-west",))
+    assert "mask-missing" in codes(facts, CameraPolicy(masks_required=[wanted]))
+    assert "mask-missing" not in codes(facts, CameraPolicy(masks_required=["10.0.1.0/24", "gate-east"]))
+
+
+def test_versions_are_compared_as_numbers_and_the_longest_track_counts() -> None:
+    policy = CameraPolicy(minimum_firmware={"11": "11.2.3", "11.11": "11.11.150"})
+    assert codes(camera(firmware="11.2.10"), policy) == []
+    assert codes(camera(firmware="11.11.9"), policy) == ["firmware-too-old"]
+
+
+@pytest.mark.parametrize("wrong", [{"11.11": "12.1"}, {"x": "1"}, {"11": "eleven"}])
+def test_a_policy_whose_versions_make_no_sense_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"track|numbers"):
+        CameraPolicy(minimum_firmware=wrong)
+
+
+def test_the_digest_says_what_matters_first_and_names_are_harmless() -> None:
+    cameras = [camera(), camera(target="10.0.0.6", masks=0), CameraFacts(target="10.0.0.7<i>", problem="Silent.")]
+    report = Report(site="yard", cameras=cameras, findings=findings_of(cameras, STRICT))
+    assert _audit.title(report) == "2 of 3 cameras audited, 2 findings on 2 (1 critical, 1 high)"
+    assert report.outcome == "Partial"
+    lines = _audit.text(report).splitlines()
+    assert lines[2].startswith("- critical: 10.0.0.6: It must show a privacy mask")
+    assert "<i>" not in _audit.html(report) and "<i>" not in _audit.markdown(report, None)
+    assert [row["findings"] for row in _audit.camera_rows(report)] == ["0", "1", "1"]
+
+
+def test_a_fleet_nobody_could_reach_is_a_failed_audit_and_one_without_cameras_is_not() -> None:
+    gone = [CameraFacts(target="10.0.0.7", problem="Silent.")]
+    assert Report(site="x", cameras=gone, findings=[]).outcome == "Failed"
+    assert Report(site="x", cameras=[], findings=[]).outcome == "Completed"
+
+
+def test_the_contact_sheet_shows_every_camera_also_those_with_broken_pictures() -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (640, 360), "#2060a0").save(out, "JPEG")
+    frames = [
+        _contact_sheet.Frame("10.0.0.5", picture=out.getvalue()),
+        _contact_sheet.Frame("10.0.0.6", "picture-black", wrong=True, picture=out.getvalue()[:200]),
+        _contact_sheet.Frame("10.0.0.7\x1b[2J a very long name that cannot fit below a snapshot", picture=b"no"),
+        *(_contact_sheet.Frame(f"10.0.1.{n}") for n in range(100)),
+    ]
+    drawn = list(_contact_sheet.sheets(frames))
+    assert len(drawn) == 2
+    first = Image.open(io.BytesIO(drawn[0])).convert("RGB")
+    width = _contact_sheet.GAP + _contact_sheet.WIDTH // 2
+    middle = first.getpixel((width, _contact_sheet.GAP + _contact_sheet.HEIGHT // 2))
+    assert isinstance(middle, tuple) and abs(middle[2] - 0xA0) < 12, "the picture itself is there"
+    assert len(drawn[0]) < 400_000
+    assert _contact_sheet.data_url(drawn[0]).startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_no_cameras_make_no_sheet() -> None:
+    assert list(_contact_sheet.sheets([])) == []
