@@ -298,11 +298,6 @@ class Login(Protocol):
         """Take note that a request with credentials was not answered by 401."""
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
-
-
 @dataclass
 class Stream:
     """An answer that is read as it comes.
@@ -318,7 +313,7 @@ class Stream:
     headers: httpx.Headers = field(repr=False)
     received: int = 0
     over: bool = False
-    chunks: AsyncIterator[bytes] = field(repr=False, default_factory=_nothing)
+    chunks: AsyncIterator[bytes] = field(repr=False, init=False)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self.chunks

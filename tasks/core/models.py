@@ -225,12 +225,8 @@ class ToolParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     def about(self) -> str:
-        """What the ledger names as the target, at most 500 characters."""
+        """What the ledger names as the target, at most 500 characters; also what `confirm` must repeat, but for `ProbeParams.subject`."""
         return ""
-
-    def subject(self) -> str:
-        """What `confirm` must repeat exactly where a call needs approval: the thing that is acted on."""
-        return self.about()
 
     def approval(self) -> bool:
         """Whether these parameters need approval, also where the tool as such does not; it can only add it."""
@@ -262,6 +258,10 @@ class ProbeParams(SiteParams):
 
     def scope(self) -> Scope | None:
         return Scope(targets=tuple(self.targets))
+
+    def subject(self) -> str:
+        """What `confirm` must repeat exactly where a call needs approval: the thing that is acted on."""
+        return self.about()
 
     def about(self) -> str:
         text = ", ".join(self.targets)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import InvalidParameters, Refused, ToolError, ToolTimeout, is_retryable
 from tasks.core.log import run_logger
-from tasks.core.models import Example, Safety, Service, SiteParams, ToolParams, ToolResult
+from tasks.core.models import Example, ProbeParams, Safety, Service, SiteParams, ToolParams, ToolResult
 from tasks.core.registry import ToolSpec, file_card
 from tasks.core.run import RATE_WAIT_SECONDS, ToolRun, running, wiring
 from tasks.core.settings import settings
@@ -77,7 +77,7 @@ def tool(
         aliases: Other names it answers to.
         examples: Worked calls; the contract test validates them.
         programs: Programs it starts, for `doctor`.
-        approval: Refuse every call unless its parameter `confirm` repeats `params.subject()`; parameters may ask for that by themselves.
+        approval: Refuse every call unless its parameter `confirm` repeats its subject; parameters may ask for that by themselves.
         idempotent: Whether a second identical call changes nothing further. A `change` tool may retry only then.
 
     Raises:
@@ -299,7 +299,7 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
 def _check_approval(spec: ToolSpec, params: ToolParams) -> None:
     if not (spec.approval or params.approval()):
         return
-    subject = params.subject()
+    subject = params.subject() if isinstance(params, ProbeParams) else params.about()
     if not subject or getattr(params, "confirm", None) != subject:
         raise Refused(
             f"{spec.name} needs approval for {subject!r}.",
