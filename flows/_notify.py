@@ -11,10 +11,14 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from prefect.artifacts import acreate_markdown_artifact
+
 from blocks.mail import MailServer
 from blocks.slack import SlackWebhook
 from blocks.teams import TeamsWebhook
 from blocks.webhook import WebhookEndpoint
+from flows._flow_run import quietly
+from flows._text import escape
 from tasks.core.db import outbox
 from tasks.core.db.engine import database
 from tasks.core.errors import InvalidParameters, ToolError
@@ -182,6 +186,33 @@ async def send_with_outbox(message: Message | None, names: Sequence[str], *, sit
         return await _send_kept(kept, channel, message)
 
     return list(await asyncio.gather(*(one(channel) for channel in channels)))
+
+
+async def tell(message: Message | None, channels: Sequence[str], *, site: str, run_id: str) -> list[Delivery]:
+    """Send a flow's message once through each block, and what earlier runs could not deliver; what fails shows on the run's page.
+
+    Args:
+        message: The new message; None when there is nothing new to say.
+        channels: Blocks to tell; none: nothing is sent.
+        site: The site.
+        run_id: The run.
+
+    Returns:
+        What became of the new message at each block.
+    """
+    if not channels:
+        return []
+    deliveries = await send_with_outbox(message, channels, site=site, run_id=run_id)
+    failed = [delivery for delivery in deliveries if not delivery.sent]
+    for delivery in failed:
+        run_logger().error("%s was not told: %s", delivery.block, delivery.error)
+    if failed:
+        lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
+        text = f"## Not told\n\n{lines}\n\nThe message is kept and goes out with the next run."
+        await quietly(
+            acreate_markdown_artifact(key="not-told", markdown=text, description="Blocks that could not be told")
+        )
+    return deliveries
 
 
 async def _send_kept(number: int | None, channel: str, message: Message) -> Delivery:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import _notify, _traffic
 from flows._flow_run import quietly, run_identity, skipped_late
 from flows._report import MOST_ROWS, download_url, publish_result
-from flows._text import count, escape
+from flows._text import count
 from tasks.core.errors import InvalidParameters, ToolError
 from tasks.core.log import run_logger
 from tasks.core.models import ToolParams
@@ -205,8 +205,6 @@ async def _tell(
     report: _traffic.Report, channels: Sequence[str], least: Severity, run_id: str
 ) -> list[_notify.Delivery]:
     """Send one message through each block when a finding is grave enough, and what earlier runs could not deliver."""
-    if not channels:
-        return []
     loud = report.worst is not None and report.worst.rank >= least.rank
     message = None
     if loud or report.failed:
@@ -225,17 +223,7 @@ async def _tell(
             },
             key=f"traffic-{run_id}",
         )
-    deliveries = await _notify.send_with_outbox(message, channels, site=report.site, run_id=run_id)
-    failed = [delivery for delivery in deliveries if not delivery.sent]
-    for delivery in failed:
-        run_logger().error("%s was not told: %s", delivery.block, delivery.error)
-    if failed:
-        lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
-        text = f"## Not told\n\n{lines}\n\nThe message is kept and goes out with the next run."
-        await quietly(
-            acreate_markdown_artifact(key="not-told", markdown=text, description="Blocks that could not be told")
-        )
-    return deliveries
+    return await _notify.tell(message, channels, site=report.site, run_id=run_id)
 
 
 async def _retain(site: str) -> None:

@@ -43,7 +43,7 @@ from flows._scan import (
 from flows._scope import Plan, Shard, plan_scope
 from flows._sentinel import Watch
 from flows._sentinel_echo import watching
-from flows._text import count, escape
+from flows._text import count
 from tasks.asset._changes import Changes, EventKind
 from tasks.asset._observation import ObservedHost, ScanCoverage
 from tasks.asset._reconcile import missing_candidates, reconcile
@@ -440,20 +440,10 @@ async def _publish(report: _digest.Report) -> None:
 
 async def _tell(report: _digest.Report, notify: Sequence[str], notify_when: str, run_id: str) -> list[_notify.Delivery]:
     """Send the digest once through each block, and what earlier runs could not deliver."""
-    if report.preview or not notify:
+    if report.preview:
         return []
     message = None if notify_when == "changes" and not report.worth_telling else _message(report, run_id)
-    deliveries = await _notify.send_with_outbox(message, notify, site=report.site, run_id=run_id)
-    failed = [delivery for delivery in deliveries if not delivery.sent]
-    for delivery in failed:
-        run_logger().error("%s was not told: %s", delivery.block, delivery.error)
-    if failed:
-        lines = "\n".join(f"- **{escape(delivery.block)}**: {escape(delivery.error)}" for delivery in failed)
-        text = f"## Not told\n\n{lines}\n\nThe digest is kept and goes out with the next run."
-        await quietly(
-            acreate_markdown_artifact(key="not-told", markdown=text, description="Blocks that could not be told")
-        )
-    return deliveries
+    return await _notify.tell(message, notify, site=report.site, run_id=run_id)
 
 
 def _message(report: _digest.Report, run_id: str) -> _notify.Message:
