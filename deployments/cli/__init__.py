@@ -39,6 +39,7 @@ for _name, _module in {
     "events": "asset:events",
     "policy": "policy:app",
     "capture": "capture:app",
+    "audit": "audit:app",
     "block": "block:app",
     "demo": "demo:app",
 }.items():

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -24,11 +24,14 @@ from sqlalchemy.exc import DBAPIError
 
 from tasks.core.db import ledger as sql
 from tasks.core.db.engine import Database, database
-from tasks.core.db.ledger import Seal
+from tasks.core.db.ledger import Seal, SealRecord
 from tasks.core.errors import DatabaseGone, NotFound, ToolError
 from tasks.core.log import run_logger
 from tasks.core.redact import bounded, redact, redact_text, storable
 from tasks.core.settings import settings
+
+if TYPE_CHECKING:
+    from tasks.core.audit import Archive
 
 T = TypeVar("T")
 
@@ -279,6 +282,41 @@ class Ledger:
     async def verify(self, site: str) -> list[str]:
         """Recompute a site's chain of hashes; return what does not hold, nothing when all does."""
         return await self._run(lambda connection: sql.broken_seals(connection, site), timeout=600.0)
+
+    # --- sealed batches one by one; `tasks.core.audit` puts them into files ---
+
+    async def sealed_sites(self) -> list[str]:
+        """Return the sites that have a seal."""
+        return await self._run(sql.sealed_sites)
+
+    async def seals(self, site: str) -> list[SealRecord]:
+        """Return a site's chain, oldest first, and what became of each batch."""
+        return await self._run(lambda connection: sql.seals(connection, site), timeout=60.0)
+
+    async def export(self, record: SealRecord, archive: Archive) -> None:
+        """Write a batch into an archive.
+
+        Raises:
+            Conflict: Its events are not what was sealed.
+        """
+        seal = record.seal
+        await self._run(lambda connection: archive.write(seal, sql.sealed_lines(connection, seal)), timeout=120.0)
+
+    async def note_export(self, record: SealRecord, host: str, file: str) -> None:
+        """Note that a machine holds a batch in a file."""
+        await self._run(lambda connection: sql.note_export(connection, record.id, host, file))
+
+    async def batch_state(self, record: SealRecord) -> Literal["intact", "changed", "pruned"]:
+        """Say how a batch stands now: its events are what was sealed, are not, or were pruned."""
+        return await self._run(lambda connection: sql.batch_state(connection, record), timeout=120.0)
+
+    async def sealed_lines(self, record: SealRecord) -> list[bytes]:
+        """Return the events of a batch that are in the database, as the lines its hash is made of."""
+        return await self._run(lambda connection: list(sql.sealed_lines(connection, record.seal)), timeout=120.0)
+
+    async def prune(self, record: SealRecord) -> int:
+        """Remove the events of a batch that is exported and a week old at least; return how many went."""
+        return await self._run(lambda connection: sql.prune(connection, record.id), timeout=120.0)
 
     async def _run(self, fn: Callable[[Connection], T], *, timeout: float | None = None) -> T:
         try:

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
         ge=10,
         description="Seconds after which a run that has not ended counts as hanging and is told of; at least 10.",
     )
+    ledger_days: int = Field(
+        400, ge=7, description="Days the ledger keeps its events; their sums and the exported batches stay. At least 7."
+    )
     database_timeout: float = Field(
         5.0, gt=0, le=60, description="Seconds a database answer may take before it counts as gone."
     )
@@ -70,6 +73,11 @@ class Settings(BaseSettings):
     def evidence_folder(self) -> Path:
         """Default folder of captures and raw scan output."""
         return self.home / "evidence"
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where sealed batches of the ledger are exported to."""
+        return self.home / "audit"
 
     def resolve_database_url(self, role: str = "app") -> str:
         """Return the SQLAlchemy URL (postgresql+psycopg2) of the inventory database.

@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
-from tasks.core.db import inventory_schema, outbox, sites
+from tasks.core.db import inventory_schema, ledger, outbox, sites
 from tasks.core.db.metadata import metadata
 from tasks.core.db.migrate import MIGRATIONS, VERSION_TABLE, head_revision, migrate
 from tasks.core.errors import Conflict
@@ -81,10 +81,17 @@ async def test_every_earlier_revision_arrives_at_the_same_schema_and_keeps_its_r
         connection.exec_driver_sql("INSERT INTO site (name) VALUES ('old')")
         if inspect(connection).has_table("asset"):
             connection.exec_driver_sql("INSERT INTO asset (site_id, hostname) SELECT id, 'kept' FROM site")
+        connection.exec_driver_sql(
+            "INSERT INTO tool_run_event (id, tool_run_id, site, kind, at, tool, service, safety)"
+            " VALUES (gen_random_uuid(), gen_random_uuid(), 'old', 'started', now(), 't', 'network', 'probe')"
+        )
+        sealed = ledger.seal(connection, 1)
     assert await migrate(empty_url) == head_revision()
     assert _shape(empty_url) == _shape(database_url)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM site WHERE name = 'old'").scalar() == 1
+    with engine.connect() as connection:
+        assert len(sealed) == 1 and ledger.broken_seals(connection, "old") == []
     engine.dispose()
 
 

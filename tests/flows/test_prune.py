@@ -1,17 +1,24 @@
-"""The prune flow: what is too old goes, what is in use stays, and what a killed run left comes back."""
+"""The prune flow: what is too old goes, what is in use or not proved elsewhere stays, and what a killed run left comes back."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import psycopg2
 import pytest
 import yaml
 
 from blocks import _reservation
 from blocks.captures import CaptureStore
 from flows.prune import prune
+from tasks.core.db.engine import Database
+from tasks.core.errors import Conflict, DatabaseGone
+from tasks.core.ledger import Ledger, RunEvent
 from tasks.core.run import FixedWiring, wired
 
 
@@ -62,3 +69,60 @@ def test_a_runs_page_names_the_files_of_its_result_once() -> None:
     ref = FileRef(site="default", name="ngrep/one.pcap", size_bytes=24, sha256="0" * 64)
     result = NgrepResult(capture=ref, matches=(), found=0, conversations=0, complete=True, revealed=False)
     assert files(result) == [ref] and files([result, ref, "x", None]) == [ref]
+
+
+@pytest.fixture
+def book(postgres: Any, database_name: str, tmp_path: Path) -> Iterator[Ledger]:
+    database = Database(postgres.url("app", database_name))
+    yield Ledger(lambda: database, tmp_path / "journal")
+    database.close()
+
+
+def as_admin(postgres: Any, database_name: str, statement: str) -> None:
+    connection = psycopg2.connect(postgres.url("postgres", database_name))
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute(statement)
+    connection.close()
+
+
+async def test_the_ledger_is_exported_and_what_is_too_old_goes(
+    prefect_server: str, store: CaptureStore, book: Ledger, postgres: Any, database_name: str, own_home: Path
+) -> None:
+    what = {"site": "default", "kind": "finished", "outcome": "completed", "tool": "ping", "service": "network"}
+    for _ in range(3):
+        await book.record(RunEvent.model_validate({**what, "safety": "probe", "tool_run_id": uuid4()}), ahead=True)
+    await book.seal()
+    with wired(FixedWiring(captures=store, book=book)):
+        done = await prune()
+        assert (done.exported, done.pruned, done.ledger_problems) == (3, 0, [])
+        assert "3 events of the ledger exported, 0 events removed" in done.headline()
+        assert len(list((own_home / "audit" / "default").iterdir())) == 1
+        as_admin(postgres, database_name, "UPDATE tool_run_seal SET sealed_at = sealed_at - interval '40 days'")
+        assert (await prune()).pruned == 0  # 400 days are kept
+        assert (await prune(ledger_days=30, dry_run=True)).pruned == 3
+        assert (await prune(ledger_days=30)).pruned == 3
+    assert await book.list_runs() == [] and sum(one.count for one in await book.counters()) == 3
+    assert await book.verify("default") == []
+
+
+async def test_a_ledger_that_was_changed_fails_the_run_after_the_store_was_pruned(
+    prefect_server: str, store: CaptureStore, book: Ledger, postgres: Any, database_name: str
+) -> None:
+    what = {"site": "default", "kind": "finished", "outcome": "completed", "tool": "ping", "service": "network"}
+    await book.record(RunEvent.model_validate({**what, "safety": "probe", "tool_run_id": uuid4()}), ahead=True)
+    await book.seal()
+    as_admin(postgres, database_name, "UPDATE tool_run_event SET who = 'mallory'")
+    with wired(FixedWiring(captures=store, book=book)), pytest.raises(Conflict, match="not what was sealed"):
+        await prune()
+    assert [entry.name for entry in store.files()] == ["new.pcap"]
+
+
+async def test_a_database_that_is_away_does_not_keep_the_store_full(
+    prefect_server: str, store: CaptureStore, tmp_path: Path
+) -> None:
+    away = Database("postgresql+psycopg2://app:hunter2@/signalbox?host=/nowhere")
+    lost = Ledger(lambda: away, tmp_path / "journal")
+    with wired(FixedWiring(captures=store, book=lost)), pytest.raises(DatabaseGone):
+        await prune()
+    assert [entry.name for entry in store.files()] == ["new.pcap"]

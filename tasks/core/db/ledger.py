@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
@@ -16,9 +16,14 @@ GENESIS = "0" * 64
 """What the first seal of a site names as its predecessor."""
 SEAL_BATCH = 5000
 """Most events under one seal."""
+PAGE = 200
+"""Events read at once where a batch is hashed or exported; each may have 64 KiB of parameters and as much of a result."""
 _IN_FLIGHT_LOCK = 1397311308
 """The advisory lock every insert of events holds shared until it commits (revision 0001)."""
 _SEAL_LOCK = 1397311309
+
+_ONE_MOMENT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+"""What is pruned while it is looked at must not look changed."""
 
 COLUMNS = (
     "id", "tool_run_id", "site", "kind", "at", "tool", "service", "safety", "target", "allowed_by", "request_id", "flow_run_id",
@@ -195,6 +200,22 @@ class Seal:
     previous_hash: str
     hash: str
 
+    def __str__(self) -> str:
+        return f"site {self.site}, events {self.from_seq} to {self.to_seq}"
+
+
+@dataclass(frozen=True)
+class SealRecord:
+    """A seal and what became of its batch."""
+
+    seal: Seal
+    id: int
+    sealed_at: datetime
+    hosts: tuple[str, ...]
+    """Machines that hold a file of it."""
+    pruned: bool
+    """Whether its events were removed; of runs that went on in a later batch some may still be there."""
+
 
 def horizon(connection: Connection) -> int:
     """Return the largest `seq` below which no event is still to be committed.
@@ -212,14 +233,13 @@ def seal(connection: Connection, up_to: int) -> list[Seal]:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SEAL_LOCK})
     last = _last_seals(connection)
     made = []
-    for site in connection.scalars(
-        text("SELECT DISTINCT site FROM tool_run_event WHERE seq <= :up_to"), {"up_to": up_to}
-    ).all():
+    for site in _sites(connection):
         after, previous = last.get(site, (0, GENESIS))
-        rows = _events_between(connection, site, after + 1, up_to, SEAL_BATCH)
-        if not rows:
+        first, latest, events = _batch(connection, site, after + 1, up_to)
+        if not events:
             continue
-        link = Seal(site, rows[0]["seq"], rows[-1]["seq"], len(rows), previous, chain(previous, rows))
+        digest = chain(previous, _events_between(connection, site, first, latest))
+        link = Seal(site, first, latest, events, previous, digest)
         connection.execute(
             text(
                 "INSERT INTO tool_run_seal (site, from_seq, to_seq, events, previous_hash, hash)"
@@ -231,23 +251,96 @@ def seal(connection: Connection, up_to: int) -> list[Seal]:
     return made
 
 
+def sealed_sites(connection: Connection) -> list[str]:
+    """Return the sites that have a seal."""
+    return list(connection.scalars(text("SELECT DISTINCT site FROM tool_run_seal ORDER BY site")))
+
+
+def seals(connection: Connection, site: str) -> list[SealRecord]:
+    """Return a site's chain, oldest first, and what became of each batch."""
+    statement = text(
+        """
+        SELECT s.id, s.site, s.from_seq, s.to_seq, s.events, s.previous_hash, s.hash, s.sealed_at,
+            array(SELECT x.host FROM tool_run_export x WHERE x.seal_id = s.id ORDER BY x.host) AS hosts,
+            EXISTS (SELECT FROM tool_run_prune p WHERE p.seal_id = s.id) AS pruned
+        FROM tool_run_seal s WHERE s.site = :site ORDER BY s.from_seq
+        """
+    )
+    return [
+        SealRecord(
+            Seal(row.site, row.from_seq, row.to_seq, row.events, row.previous_hash, row.hash),
+            id=row.id,
+            sealed_at=row.sealed_at,
+            hosts=tuple(row.hosts),
+            pruned=row.pruned,
+        )
+        for row in connection.execute(statement, {"site": site})
+    ]
+
+
+def sealed_lines(connection: Connection, link: Seal) -> Iterator[bytes]:
+    """Yield the events of a batch that are in the database, as the lines its hash is made of."""
+    return (line(event) for event in _events_between(connection, link.site, link.from_seq, link.to_seq))
+
+
+def note_export(connection: Connection, seal_id: int, host: str, file: str) -> None:
+    """Note that a machine holds a batch in a file. Repeating it changes nothing."""
+    connection.execute(
+        text(
+            "INSERT INTO tool_run_export (seal_id, host, file) VALUES (:seal_id, :host, :file) ON CONFLICT DO NOTHING"
+        ),
+        {"seal_id": seal_id, "host": host, "file": file},
+    )
+
+
+def prune(connection: Connection, seal_id: int) -> int:
+    """Remove a batch's events; return how many went. Its seal stays.
+
+    The database itself refuses a batch that is not exported, is not a week old, or has one before it that is not pruned. Of a run
+    that still has an event in a later batch nothing goes yet; it goes with that one.
+    """
+    return int(connection.scalar(text("SELECT prune_tool_run_seal(:id)"), {"id": seal_id}) or 0)
+
+
 def broken_seals(connection: Connection, site: str) -> list[str]:
-    """Recompute a site's chain; return what does not hold, in words, and nothing when all holds."""
-    seals = connection.execute(
-        text("SELECT * FROM tool_run_seal WHERE site = :site ORDER BY from_seq"), {"site": site}
-    ).mappings()
+    """Recompute a site's chain; return what does not hold, in words, and nothing when all holds.
+
+    Of a batch that was pruned only its place in the chain can be seen here; its file proves the rest.
+    """
+    connection.execute(_ONE_MOMENT)
     problems, previous = [], GENESIS
-    for link in seals.all():
-        name = f"site {site}, events {link['from_seq']} to {link['to_seq']}"
-        if link["previous_hash"] != previous:
-            problems.append(f"{name}: does not follow the seal before it")
-        rows = _events_between(connection, site, link["from_seq"], link["to_seq"], link["events"] + 1)
-        if len(rows) != link["events"]:
-            problems.append(f"{name}: {len(rows)} events where {link['events']} were sealed")
-        elif chain(link["previous_hash"], rows) != link["hash"]:
-            problems.append(f"{name}: an event differs from what was sealed")
-        previous = link["hash"]
+    for record in seals(connection, site):
+        link = record.seal
+        if link.previous_hash != previous:
+            problems.append(f"{link}: does not follow the seal before it")
+        previous = link.hash
+        if record.pruned:
+            continue
+        found, digest = _recompute(connection, link)
+        if found != link.events:
+            problems.append(f"{link}: {found} events where {link.events} were sealed")
+        elif digest != link.hash:
+            problems.append(f"{link}: an event differs from what was sealed")
     return problems
+
+
+def batch_state(connection: Connection, record: SealRecord) -> Literal["intact", "changed", "pruned"]:
+    """Say how a batch stands at one moment: its events are what was sealed, are not, or were pruned."""
+    connection.execute(_ONE_MOMENT)
+    statement = text("SELECT EXISTS (SELECT FROM tool_run_prune WHERE seal_id = :id)")
+    if connection.scalar(statement, {"id": record.id}):
+        return "pruned"
+    link = record.seal
+    return "intact" if _recompute(connection, link) == (link.events, link.hash) else "changed"
+
+
+def _recompute(connection: Connection, link: Seal) -> tuple[int, str]:
+    """Return how many events of a batch are there, and the hash they give."""
+    found, digest = 0, hashlib.sha256(link.previous_hash.encode())
+    for one in sealed_lines(connection, link):
+        found += 1
+        digest.update(b"\n" + one)
+    return found, digest.hexdigest()
 
 
 def chain(previous: str, events: Iterable[Mapping[str, Any] | RowMapping]) -> str:
@@ -258,9 +351,14 @@ def chain(previous: str, events: Iterable[Mapping[str, Any] | RowMapping]) -> st
     """
     digest = hashlib.sha256(previous.encode())
     for event in events:
-        line = {name: _canonical(event[name]) for name in (*COLUMNS, "seq")}
-        digest.update(b"\n" + json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+        digest.update(b"\n" + line(event))
     return digest.hexdigest()
+
+
+def line(event: Mapping[str, Any] | RowMapping) -> bytes:
+    """Return an event as one line of canonical JSON."""
+    values = {name: _canonical(event[name]) for name in (*COLUMNS, "seq")}
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _canonical(value: Any) -> Any:
@@ -292,8 +390,26 @@ def _sites(connection: Connection) -> Sequence[str]:
     return connection.scalars(statement).all()
 
 
-def _events_between(connection: Connection, site: str, first: int, last: int, limit: int) -> Sequence[RowMapping]:
+def _batch(connection: Connection, site: str, first: int, last: int) -> tuple[int, int, int]:
+    """Return the first and the last `seq` of the next batch, and how many events it has."""
+    statement = text(
+        "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0), count(*) FROM (SELECT seq FROM tool_run_event"
+        " WHERE site = :site AND seq BETWEEN :first AND :last ORDER BY seq LIMIT :limit) batch"
+    )
+    given = {"site": site, "first": first, "last": last, "limit": SEAL_BATCH}
+    from_seq, to_seq, events = connection.execute(statement, given).one()
+    return from_seq, to_seq, events
+
+
+def _events_between(connection: Connection, site: str, first: int, last: int) -> Iterator[RowMapping]:
+    """Yield a site's events in order, a page at a time: a batch of large results is never in memory whole."""
     statement = text(
         "SELECT * FROM tool_run_event WHERE site = :site AND seq BETWEEN :first AND :last ORDER BY seq LIMIT :limit"
     )
-    return connection.execute(statement, {"site": site, "first": first, "last": last, "limit": limit}).mappings().all()
+    while True:
+        given = {"site": site, "first": first, "last": last, "limit": PAGE}
+        page = connection.execute(statement, given).mappings().all()
+        yield from page
+        if len(page) < PAGE:
+            return
+        first = page[-1]["seq"] + 1
