@@ -172,6 +172,11 @@ class CameraLogin:
         self.serial: str | None = None
         self.proven = False
 
+    @property
+    def scheme(self) -> str | None:
+        """`digest` or `basic`, once the camera has asked and accepted."""
+        return self._challenge.scheme if self._challenge is not None and self.proven else None
+
     def authorization(self, method: str, target: str) -> str | None:
         """What to send along: nothing before the first challenge.
 

@@ -180,6 +180,7 @@ class Camera:
         self._holding = False
         self._device: DeviceId | None = None
         self._level: Level | None = None
+        self._apis: tuple[dict[str, str], dict[str, str]] | None = None
 
     # --- who it is and what it can do ------------------------------------------------------------------------------
 
@@ -221,6 +222,16 @@ class Camera:
             except (Unsupported, Rejected):
                 self._level = Level(Rank.NONE)
         return self._level
+
+    @property
+    def has_account(self) -> bool:
+        """Whether there are credentials to log in with."""
+        return self._credentials is not None
+
+    @property
+    def login_scheme(self) -> str | None:
+        """How we logged in: `digest` or `basic`; None when that was not needed."""
+        return self._login.scheme if self._login is not None else None
 
     @property
     def certificate(self) -> Certificate | None:
@@ -594,7 +605,9 @@ class Camera:
         if kept is not None and kept[0] > time.monotonic():
             return replace(kept[1], uptime=self._uptime)
         try:
-            data = await self.call(BASICDEVICEINFO, "getAllUnrestrictedProperties", meanings=CLASSIC, anonymous=True)
+            data = await self.call(
+                BASICDEVICEINFO, "getAllUnrestrictedProperties", version="1.2", meanings=CLASSIC, anonymous=True
+            )
             facts = data.get("propertyList") if isinstance(data, dict) else None
             if not isinstance(facts, dict):
                 raise Nonsense(f"{self.asked} does not say what it is.")
@@ -620,6 +633,11 @@ class Camera:
         )
 
     async def _discover(self) -> tuple[dict[str, str], dict[str, str]]:
+        if self._apis is None:
+            self._apis = await self._list_apis()
+        return self._apis
+
+    async def _list_apis(self) -> tuple[dict[str, str], dict[str, str]]:
         try:
             try:
                 data = await self.call(APIDISCOVERY, "getApiList", meanings=CLASSIC, anonymous=True)

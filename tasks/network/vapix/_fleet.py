@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from blocks.axis import AxisCredentials
 from tasks.core.errors import (
@@ -229,6 +229,16 @@ class CameraEntry(BaseModel):
     serial: str | None = Field(None, description="Serial number: its MAC address, 12 hexadecimal digits.")
     model: str | None = Field(None, description="Model.")
     firmware: str | None = Field(None, description="Version of AXIS OS.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # 256 entries have to fit into what the ledger keeps: what says nothing is not written.
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in dump(self).items()
+            if value not in (None, [], {}) or fields[name].is_required()
+        }
 
 
 def entry(kind: type[E], seen: Seen[Any], **fields: Any) -> E:
