@@ -14,6 +14,7 @@ from tasks.core.tool import tool
 from tasks.network.vapix._camera import BASICDEVICEINFO, Camera
 from tasks.network.vapix._fleet import CameraEntry, CamerasResult, each_camera, entry, fitting
 from tasks.network.vapix._params import CameraTargets, fleet_timeout
+from tasks.network.vapix._settings import SETTING_GROUPS, Settings, read_settings
 from tasks.network.vapix._wire import CLASSIC, Declined, Nonsense, said
 
 CAMERA_SECONDS = 90.0
@@ -44,6 +45,7 @@ class DeviceView(StrEnum):
     TIME = "time"
     ACCOUNT = "account"
     CERTIFICATE = "certificate"
+    SETTINGS = "settings"
 
 
 ANONYMOUS = (DeviceView.BASIC, DeviceView.CAPABILITIES, DeviceView.TIME, DeviceView.CERTIFICATE)
@@ -61,7 +63,8 @@ class VapixDeviceInfo(CameraTargets):
     views: Annotated[list[DeviceView], AfterValidator(lambda views: list(dict.fromkeys(views)))] = Field(
         default_factory=list,
         description="Parts to read: basic, capabilities (APIs with versions), properties, temperature, time, account (its level), "
-        "certificate. Default: basic, time and certificate, with credentials also account.",
+        "certificate, settings (HTTPS, SSH, UPnP, viewing without an account). Default: basic, time and certificate, with credentials "
+        "also account.",
     )
 
     @model_validator(mode="after")
@@ -167,6 +170,7 @@ class DeviceEntry(CameraEntry):
     time: DeviceTime | None = Field(None, description="Its clock beside ours.")
     account: AccountLevel | None = Field(None, description="What our account may do.")
     certificate: CertificateInfo | None = Field(None, description="Its certificate; None over http.")
+    settings: Settings | None = Field(None, description="Settings that let strangers in, or keep them out.")
     missing: dict[str, str] = Field(
         default_factory=dict, description="Views it could not or would not show, and why, by view."
     )
@@ -335,6 +339,9 @@ class Reading:
             not_after=found.not_after,
             days_left=found.days_left,
         )
+
+    async def _settings(self) -> None:
+        self._found["settings"] = read_settings(await self._camera.parameters(*SETTING_GROUPS))
 
 
 def _number(text: str | None) -> float | None:
