@@ -253,6 +253,37 @@ class CameraLogin:
         return Unauthorized(f"{self._place} offers no way to log in that we know: Digest, or Basic over https.")
 
 
+class Passerby:
+    """Who has no account: sends nothing, and reads the serial number off the door.
+
+    Args:
+        place: What is asked, for errors.
+
+    Attributes:
+        serial: The serial number that the camera's demand for a login names.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self.serial: str | None = None
+
+    def authorization(self, method: str, target: str) -> str | None:
+        """Nothing."""
+        return None
+
+    def challenged(self, challenges: Sequence[str], *, tried: int) -> None:
+        """Give up.
+
+        Raises:
+            Unauthorized: Always.
+        """
+        self.serial = next((found.serial for found in parse_challenges(challenges) if found.serial), self.serial)
+        raise Unauthorized(f"{self._place} tells this to accounts only.", hint="Name a block with credentials.")
+
+    def accepted(self) -> None:
+        """Nothing to note."""
+
+
 _SALT = os.urandom(16)
 _refused: dict[bytes, float] = {}
 

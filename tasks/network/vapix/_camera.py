@@ -34,7 +34,7 @@ from tasks.core.http import Answer, Session, Stream
 from tasks.network.probe._certificate import Parsed
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES, Pace
 from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, TLS_PACKETS
-from tasks.network.vapix._auth import CameraLogin
+from tasks.network.vapix._auth import CameraLogin, Passerby
 from tasks.network.vapix._wire import (
     CLASSIC,
     MOST_BYTES,
@@ -174,6 +174,7 @@ class Camera:
             self.secure, self.port = port == 443, port or 80
         self._der: bytes | None = None
         self._login = self._new_login()
+        self._passerby = Passerby(asked)
         self._session = self._new_session()
         self._turn = asyncio.Lock()
         self._held = AsyncExitStack()
@@ -615,7 +616,13 @@ class Camera:
             found = self._device_id(facts, "SerialNumber", "ProdShortName", "Version")
         except (Unsupported, Unauthorized, Declined):
             # Firmware before 8.40, or 1.0 of the API, which tells logged-in users only.
-            facts = await self.parameters("Brand", "Properties.Firmware", "Properties.System")
+            try:
+                facts = await self.parameters("Brand", "Properties.Firmware", "Properties.System")
+            except Unauthorized:
+                if self._login is not None or self._passerby.serial is None:
+                    raise
+                self.notes.append("It tells nobody more than its serial number.")
+                return DeviceId(self._passerby.serial, None, None, self._boot_id, self._uptime)
             facts = {name: said(value) for name, value in facts.items()}
             found = self._device_id(
                 facts, "Properties.System.SerialNumber", "Brand.ProdShortName", "Properties.Firmware.Version"
@@ -691,7 +698,7 @@ class Camera:
                 timeout=timeout or self.timeout,
                 max_bytes=max_bytes,
                 repeatable=not write,
-                anonymous=anonymous,
+                anonymous=anonymous and self._login is not None,
                 explain=explain,
             )
         self._note_clock(answer)
@@ -760,7 +767,7 @@ class Camera:
             origin,
             PinnedUrl(url=origin, scheme=scheme, host=self.asked, port=self.port, address=self.address),
             tls=self._tls(self.secure),
-            login=self._login,
+            login=self._login or self._passerby,
             peer=self.check_certificate,
             pay=self.pay,
             costs=(OPENING_PACKETS, TLS_PACKETS, EXCHANGE_PACKETS, SEGMENT_BYTES),

@@ -151,8 +151,8 @@ async def each_camera(
             except TimeoutError:
                 if not limit.expired():
                     raise
-                error = ToolTimeout(f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds.")
-                seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(error), error
+                late = ToolTimeout(f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds.")
+                seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(late), late
 
     for target in run.grant.targets:
         found[target.asked] = Seen(

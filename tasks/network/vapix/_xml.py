@@ -148,7 +148,8 @@ def envelope(operation: Element) -> bytes:
     body = Element(f"{{{SOAP}}}Body")
     body.append(operation)
     root.append(body)
-    return tostring(root, encoding="utf-8", xml_declaration=True)
+    document: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 def unwrap(data: bytes, place: str) -> Element:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.core.errors import Forbidden, Unsupported
+from tasks.core.errors import Forbidden, Unauthorized, Unsupported
 from tasks.core.models import BlockName, Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.network.vapix._camera import BASICDEVICEINFO, Camera
@@ -245,6 +245,10 @@ class Reading:
             await getattr(self, f"_{view}")()
         except (Unsupported, Forbidden, Declined, Nonsense) as error:
             self._missing[view] = said(error)
+        except Unauthorized as error:
+            if self._camera.has_account:
+                raise
+            self._missing[view] = said(error)
 
     def fields(self) -> dict[str, object]:
         """Fields of the entry."""
@@ -254,6 +258,8 @@ class Reading:
         device = await self._camera.device()
         self._found |= {"boot_id": device.boot_id, "uptime_seconds": device.uptime}
         facts = dict(device.facts or {})
+        if not facts:
+            raise Unauthorized(f"{self._camera.asked} tells this to accounts only.")
         if "Brand" in facts and self._camera.has_account:
             # The rest of it is for operators; viewers keep what anybody gets.
             try:
@@ -265,7 +271,7 @@ class Reading:
                 raise Nonsense(f"{self._camera.asked} does not list its properties.") from None
         modern = "Brand" in facts
         values = {field: facts.get(names[0] if modern else names[1]) or None for field, names in _BASIC.items()}
-        self._found["basic"] = BasicInfo(api="basic-device-info" if modern else "param-cgi", **values)  # type: ignore[arg-type]
+        self._found["basic"] = BasicInfo(api="basic-device-info" if modern else "param-cgi", **values)
 
     async def _capabilities(self) -> None:
         apis, statuses = await self._camera.apis()
