@@ -4,8 +4,9 @@
     async with Listening(device, port=8080) as camera:
         ...  # http://127.0.0.1:8080, account root, password pass
 
-`_device` is the camera, `_parameters` its parameters, `_profiles` the models; `_server` answers requests, `_envelope` is for JSON APIs; each API is
-in an `_api_*` module, which registers itself. Everything is written from what is known of the devices, not from what our tools send.
+`_device` is the camera, `_parameters` its parameters, `_profiles` the models; `_server` answers requests, `_envelope`
+is for JSON APIs; each
+API is in an `_api_*` module, which registers itself. Everything is written from what is known of the devices, not from what our tools send.
 """
 
 from __future__ import annotations
@@ -25,10 +26,35 @@ from deployments.demo.axis_camera._server import Upgraded, api, http_protocol, r
 from deployments.demo.axis_camera._tls import Identity, self_signed
 
 __all__ = [
-    "PROFILES", "Account", "ApiError", "Call", "Device", "Event", "Fault", "Faults", "Identity", "JsonApi", "Listening", "Logged", "ParameterTree",
-    "Profile", "Request", "Response", "StreamResponse", "Throttle", "Upgraded", "api", "find_profile", "http_protocol", "json_api", "on_create",
-    "rtsp", "rtsp_protocol", "self_signed", "upgrade",
-]  # fmt: skip
+    "PROFILES",
+    "Account",
+    "ApiError",
+    "Call",
+    "Device",
+    "Event",
+    "Fault",
+    "Faults",
+    "Identity",
+    "JsonApi",
+    "Listening",
+    "Logged",
+    "ParameterTree",
+    "Profile",
+    "Request",
+    "Response",
+    "StreamResponse",
+    "Throttle",
+    "Upgraded",
+    "api",
+    "find_profile",
+    "http_protocol",
+    "json_api",
+    "on_create",
+    "rtsp",
+    "rtsp_protocol",
+    "self_signed",
+    "upgrade",
+]
 
 for _found in sorted(module.name for module in pkgutil.iter_modules(__path__)):
     if _found.startswith("_api_") or _found == "_rtsp":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-import time
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -70,9 +70,8 @@ async def systemready(device: Device, call: Call) -> dict[str, Any]:
     wait = call.get("timeout", 0)
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= 3600:
         raise ApiError(2104, "Invalid value for timeout")
-    until = time.monotonic() + wait
-    while not device.ready and time.monotonic() < until:
-        await asyncio.sleep(0.05)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(device.started.wait(), wait)
     data = {"systemready": "yes" if device.ready else "no", "needsetup": "yes" if device.auth.refuse_all else "no"}
     if device.has("boot-id"):
         data |= {"uptime": str(int(device.uptime)), "bootid": device.boot_id}
@@ -137,8 +136,8 @@ def _account(name: str, password: str, groups: str) -> Account:
 
 APPLICATIONS = (
     {
-        "Name": "vmd", "NiceName": "AXIS Video Motion Detection", "Vendor": "Axis Communications", "Version": "4.5-8", "ApplicationID": "143440",
-        "License": "None", "Status": "Stopped", "ConfigurationPage": "local/vmd/config.html", "VendorHomePage": "http://www.axis.com",
+        "Name": "vmd", "NiceName": "AXIS Video Motion Detection", "Vendor": "Axis Communications", "Version": "4.5-8",
+        "ApplicationID": "143440", "License": "None", "Status": "Stopped", "ConfigurationPage": "local/vmd/config.html", "VendorHomePage": "http://www.axis.com",
     },
 )  # fmt: skip
 
@@ -147,7 +146,9 @@ APPLICATIONS = (
 async def list_applications(device: Device, request: Request) -> Response:
     """The installed applications."""
     shown = APPLICATIONS if device.has("video") else ()
-    rows = "".join(f" <application {' '.join(f'{name}={quoteattr(value)}' for name, value in one.items())} />\n" for one in shown)
+    rows = "".join(
+        f" <application {' '.join(f'{name}={quoteattr(value)}' for name, value in one.items())} />\n" for one in shown
+    )
     return Response.xml(f'<reply result="ok">\n{rows}</reply>\n')
 
 

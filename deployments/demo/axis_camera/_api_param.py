@@ -95,7 +95,9 @@ def _add(device: Device, request: Request, rank: int) -> Response:
         for name, value in request.pairs
         if name.removeprefix("root.").startswith(inside)
     }
-    strange = [name for name, _ in request.pairs if name not in RESERVED and not name.removeprefix("root.").startswith(inside)]
+    strange = [
+        name for name, _ in request.pairs if name not in RESERVED and not name.removeprefix("root.").startswith(inside)
+    ]
     try:
         entry, became = params.add_entry(template, values, rank)
     except PermissionError:

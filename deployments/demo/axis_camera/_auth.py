@@ -149,7 +149,9 @@ class Authenticator:
 
     # --- the answer to it ------------------------------------------------------------------------------------------------
 
-    def judge(self, authorization: str | None, method: str, target: str, schemes: list[str], *, same_uri: bool = True) -> Verdict:
+    def judge(
+        self, authorization: str | None, method: str, target: str, schemes: list[str], *, same_uri: bool = True
+    ) -> Verdict:
         """Judge the `Authorization` header of a request.
 
         Args:

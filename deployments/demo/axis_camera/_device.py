@@ -107,10 +107,10 @@ _creators: list[Callable[[Device], None]] = []
 def on_create(prepare: Callable[[Device], None]) -> Callable[[Device], None]:
     """Decorate what prepares each new camera for an API: more parameters (`device.params.define`), first events.
 
-        @on_create
-        def lights(device: Device) -> None:
-            if device.has("light-control"):
-                device.emit("tns1:Device/tnsaxis:Light/Status", {"id": "0"}, {"state": "OFF"})
+    @on_create
+    def lights(device: Device) -> None:
+        if device.has("light-control"):
+            device.emit("tns1:Device/tnsaxis:Light/Status", {"id": "0"}, {"state": "OFF"})
     """
     _creators.append(prepare)
     return prepare
@@ -167,7 +167,8 @@ class Device:
         self.errors: list[BaseException] = []
         self.state: dict[Any, Any] = {}
         self.identity: Identity | None = None
-        self.ready = True
+        self.started = asyncio.Event()
+        self.started.set()
         self.refusing = False
         self.boot_id = str(uuid.UUID(int=self.random.getrandbits(128), version=4))
         self.boots = 0
@@ -211,6 +212,15 @@ class Device:
     def has(self, *names: str) -> bool:
         """Whether it has all these APIs (by their ids of API discovery) or features (`ptz`, `io`, `sd`, `lights`, `video` ...)."""
         return all(name in self.profile.apis or name in self.profile.features for name in names)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has started: until then it answers nothing but systemready.cgi."""
+        return self.started.is_set()
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self.call(self.started.set if ready else self.started.clear)
 
     def slot(self, kind: Callable[[Device], T]) -> T:
         """What an API keeps: made as `kind(device)` when it is first asked for."""
@@ -274,7 +284,8 @@ class Device:
     def current_events(self) -> list[Event]:
         """The current value of each stateful event, as a new subscriber is told (`Initialized`)."""
         return [
-            Event(event.topic, event.source, event.data, True, "Initialized", event.at) for event in self._events.values()
+            Event(event.topic, event.source, event.data, True, "Initialized", event.at)
+            for event in self._events.values()
         ]
 
     def subscribe(self, subscriber: Subscriber, *, initial: bool = False) -> Callable[[], None]:

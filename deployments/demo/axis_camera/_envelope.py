@@ -52,7 +52,9 @@ class Codes:
 
 CLASSIC = Codes()
 """apidiscovery, basicdeviceinfo, lightcontrol (with 4001 and 4002 of its own)."""
-NEWER = Codes(only_post=2102, version=2100, method=2102, bad_json=2101, missing=2103, invalid=2104, forbidden=2105, internal=1100)
+NEWER = Codes(
+    only_post=2102, version=2100, method=2102, bad_json=2101, missing=2103, invalid=2104, forbidden=2105, internal=1100
+)
 """portmanagement, viewarea, systemready and what came later."""
 
 
@@ -89,7 +91,11 @@ class Call:
         if not isinstance(self.params, dict) or name not in self.params:
             raise ApiError(self.codes.missing, f"Required parameter '{name}' is missing")
         value = self.params[name]
-        wrong_bool = isinstance(value, bool) and kind is not object and bool not in (kind if isinstance(kind, tuple) else (kind,))
+        wrong_bool = (
+            isinstance(value, bool)
+            and kind is not object
+            and bool not in (kind if isinstance(kind, tuple) else (kind,))
+        )
         if not isinstance(value, kind) or wrong_bool:
             raise ApiError(self.codes.invalid, f"Invalid value for parameter '{name}'")
         return value
@@ -115,7 +121,7 @@ class JsonApi:
 
     Args:
         path: Where it is.
-        id: Its id in API discovery: devices whose list lacks it answer 404 (unless `when` says otherwise), and its version is the one there.
+        id: Its id in API discovery: devices whose list lacks it answer 404 (unless `when` says otherwise); its version is the one there.
         level: Level needed to be heard; a method may need more.
         version: Its version, where API discovery does not say; by device when it is a function.
         codes: Its numbers for what all APIs can say.
@@ -147,10 +153,18 @@ class JsonApi:
         self._methods: dict[str, tuple[Method, str | None, str | None, bool]] = {}
         needs = (id,) if id and when is None else ()
         api(
-            path, level=level, ptz=ptz, methods=("GET", "POST", "PUT", "DELETE"), needs=needs, when=when, refusal=codes.forbidden
+            path,
+            level=level,
+            ptz=ptz,
+            methods=("GET", "POST", "PUT", "DELETE"),
+            needs=needs,
+            when=when,
+            refusal=codes.forbidden,
         )(self._handle)
 
-    def method(self, name: str, *, level: str | None = None, since: str | None = None, ptz: bool = False) -> Callable[[Method], Method]:
+    def method(
+        self, name: str, *, level: str | None = None, since: str | None = None, ptz: bool = False
+    ) -> Callable[[Method], Method]:
         """Decorate what does a method.
 
         Args:
@@ -177,7 +191,9 @@ class JsonApi:
         asked: dict[str, Any] = {}
         try:
             if request.method != "POST":
-                raise ApiError(self.codes.only_post, "Only HTTP POST is supported", status=self.statuses.get(self.codes.only_post))
+                raise ApiError(
+                    self.codes.only_post, "Only HTTP POST is supported", status=self.statuses.get(self.codes.only_post)
+                )
             try:
                 asked = request.json()
             except (ValueError, RecursionError):

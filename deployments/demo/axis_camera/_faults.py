@@ -17,14 +17,21 @@ Kind = Literal[
 ]  # fmt: skip
 """Kinds of faults:
 
-`delay` waits `seconds` and answers; `slow` sends the body a byte a piece with `seconds` between; `hang` never answers; `close` accepts the
-request and closes; `reset` sends half an answer, then a TCP reset; `truncate` ends the connection before the body is whole; `truncate-json` sends
-half a body with a right length; `html` is a login page with 200; `garbage` are random bytes; `content-type` says the wrong one; `charset` adds
-ISO-8859-1 bytes; `oversized` sends `size` bytes; `gzip-bomb` unpacks to `size` bytes; `duplicate-keys` repeats JSON keys with other values; `doctype`
-puts entities before XML; `param-error` is `# Error: ...`, `error-text` is `Error:...`, both with 200; `both` and `neither` of data and error;
-`redirect` goes to `location`; `reboot` restarts the device instead of answering; `stale` calls the nonce expired; `answer` sends `response`.
+- of the connection: `hang` never answers; `close` accepts the request and closes; `reset` sends half an answer, then a
+  TCP reset; `truncate` ends
+  the connection before the body is whole; `delay` waits `seconds` and answers; `slow` sends the body in pieces with `seconds` between;
+- of the body: `truncate-json` half a body with a right length; `html` a login page with 200; `empty`; `garbage` random
+  bytes; `content-type` the
+  wrong one; `charset` adds ISO-8859-1 bytes; `oversized` has `size` bytes more; `gzip-bomb` unpacks to `size` bytes;
+  `duplicate-keys` repeats JSON
+  keys with other values; `doctype` puts entities before XML; `param-error` is `# Error: ...` and `error-text` is
+  `Error:...`, both with 200;
+  `both` and `neither` of data and error; `code-as-string`;
+- of the status: `500`, `500-json`, `503`, `503-retry`, `404`, `405`, `429`, `redirect` to `location`, `redirect-https`;
+- of the device: `reboot` restarts it instead of answering; `stale` calls the nonce expired; `answer` sends `response`.
 """
-HALF_WAY: frozenset[str] = frozenset({"hang", "close", "404", "405", "429", "500", "500-json", "503", "503-retry", "redirect", "redirect-https",
+HALF_WAY: frozenset[str] = frozenset({"hang", "close", "404", "405", "429", "500", "500-json", "503", "503-retry",
+"redirect", "redirect-https",
                        "reboot", "stale", "html", "empty", "param-error", "error-text", "answer"})  # fmt: skip
 """Faults in whose case the request has no effect, unless `effect` says so."""
 LOGIN_PAGE = b"<!DOCTYPE html><html><head><title>Login</title></head><body><form action='/login'>Please log in</form></body></html>"
@@ -111,13 +118,19 @@ def spoil(fault: Fault, answer: Response | None, path: str, host: str) -> Respon
         case "empty":
             return Response(200, b"", answer.content_type)
         case "garbage":
-            return Response(200, bytes((number * 73 + 41) % 256 for number in range(max(len(body), 400))), answer.content_type)
+            return Response(
+                200, bytes((number * 73 + 41) % 256 for number in range(max(len(body), 400))), answer.content_type
+            )
         case "truncate-json":
             return Response(answer.status, body[: len(body) // 2], answer.content_type)
         case "content-type":
             return Response(answer.status, body, "application/octet-stream")
         case "charset":
-            return Response(answer.status, body.replace(b"=", b"=\xe9\xfc\xdf") if b"=" in body else body + b"\xe9\xfc\xdf", answer.content_type)
+            return Response(
+                answer.status,
+                body.replace(b"=", b"=\xe9\xfc\xdf") if b"=" in body else body + b"\xe9\xfc\xdf",
+                answer.content_type,
+            )
         case "oversized":
             filler = b"root.Filler.Value=" + b"x" * 1006 + b"\n"
             return Response(200, body + filler * (fault.size // len(filler) + 1), answer.content_type)
@@ -133,7 +146,11 @@ def spoil(fault: Fault, answer: Response | None, path: str, host: str) -> Respon
         case "500":
             return Response(500, b"")
         case "500-json":
-            return Response(500, json.dumps({"apiVersion": "1.0", "error": {"code": 1100, "message": "Internal error"}}).encode(), json_type)
+            return Response(
+                500,
+                json.dumps({"apiVersion": "1.0", "error": {"code": 1100, "message": "Internal error"}}).encode(),
+                json_type,
+            )
         case "503":
             return Response(503, b"<html><body>Service Unavailable</body></html>", "text/html")
         case "503-retry":

@@ -120,7 +120,9 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def text(cls, text: str, status: int = 200, *, charset: str = "utf-8", headers: Mapping[str, str] | None = None) -> Self:
+    def text(
+        cls, text: str, status: int = 200, *, charset: str = "utf-8", headers: Mapping[str, str] | None = None
+    ) -> Self:
         """A plain text; characters the charset lacks become question marks."""
         return cls(status, text.encode(charset, "replace"), "text/plain", headers or {})
 

@@ -11,9 +11,11 @@
 | bare | D2210-SIM 12.9.57 | a radar: no video at all |
 | needs-setup | P3245-SIM 11.11.150 | as mid, without any account |
 
-Features: `video` `ptz` (mechanical) `digital-ptz` `io` `sd` `lights` `overlay` (dynamic overlays) `mask-cgi` (privacymask.cgi) `mask-windows` (by parameters)
-`daynight` (IR-cut filter of the sensor) `daynight-ptz` (of the PTZ driver) `ws` (WebSocket events) `actions` (action rules) `rest`; and how it behaves: `needs-setup` `offers-both` `discovery-login`
-`no-status` `unrestricted` `boot-id` `no-throttle`.
+Features: `video` `ptz` (mechanical) `digital-ptz` `io` `sd` `lights` `overlay` (dynamic overlays) `mask-cgi`
+(privacymask.cgi) `mask-windows`
+(by parameters) `daynight` (IR-cut filter of the sensor) `daynight-ptz` (of the PTZ driver) `ws` (WebSocket events)
+`actions` (action rules) `rest`;
+and how it behaves: `needs-setup` `offers-both` `discovery-login` `no-status` `unrestricted` `boot-id` `no-throttle`.
 """
 
 from __future__ import annotations
@@ -449,8 +451,9 @@ APPS = {
     "packagemanager": "1.4", "fwmgr": "1.4", "time-service": "1.0", "ntp": "1.5",
 }  # fmt: skip
 CAMERA = {
-    "stream-profiles": "1.0", "media-cgi": "1.0", "streamstatus": "1.0", "rtsp-over-websocket": "1.0", "zipstream": "1.0", "view-area": "1.0",
-    "capture-mode": "1.0", "image-size": "1.0", "event-streaming-over-websocket": "1.0", "disk-management": "1.0", "disk-properties": "1.1",
+    "stream-profiles": "1.0", "media-cgi": "1.0", "streamstatus": "1.0", "rtsp-over-websocket": "1.0", "zipstream": "1.0",
+    "view-area": "1.0", "capture-mode": "1.0", "image-size": "1.0", "event-streaming-over-websocket": "1.0",
+    "disk-management": "1.0", "disk-properties": "1.1",
     "disk-network-share": "1.0", "recording-storage-limit": "1.0", "recording": "1.0", "recording-group": "1.0", "overlayimage": "1.0",
     "io-port-management": "1.1",
 }  # fmt: skip
@@ -537,7 +540,9 @@ class Profile:
         if "daynight" in self.features:
             tree.define(DAY_NIGHT)
         tree.define(STREAM_PROFILES)
-        tree.templates["streamprofile"] = Template("StreamProfile", "S", parse(STREAM_PROFILE), "StreamProfile.MaxGroups")
+        tree.templates["streamprofile"] = Template(
+            "StreamProfile", "S", parse(STREAM_PROFILE), "StreamProfile.MaxGroups"
+        )
         if "mask-cgi" in self.features:
             modern = "ws" in self.features
             tree.define(
@@ -563,7 +568,9 @@ class Profile:
         for number, kind in enumerate(self.ports):
             text = OUTPUT if kind == "output" else INPUT
             _define(
-                tree, text, {"port": f"I{number}", "number": str(number + 1), "configurable": _yes(kind == "configurable")}
+                tree,
+                text,
+                {"port": f"I{number}", "number": str(number + 1), "configurable": _yes(kind == "configurable")},
             )
 
 
@@ -594,7 +601,9 @@ FIRST_APIS = {
     "api-discovery": "1.0", "basic-device-info": "1.0", "systemready": "1.0", "user-management": "1.0", "privacy-mask": "1.0",
     "dynamicoverlay": "1.0", "network-settings": "1.6", "recording-export": "1.1", "io-port-management": "1.0",
 }  # fmt: skip
-MODERN = frozenset({"video", "daynight", "sd", "overlay", "mask-cgi", "ws", "actions", "rest", "unrestricted", "boot-id"})
+MODERN = frozenset(
+    {"video", "daynight", "sd", "overlay", "mask-cgi", "ws", "actions", "rest", "unrestricted", "boot-id"}
+)
 MID = Profile(
     "mid",
     "fixed dome on the long-term track 11.11",
@@ -622,7 +631,9 @@ PROFILES: dict[str, Profile] = {
             built="Apr 15 2015 09:12",
             server="Boa/0.94.14rc21",
             charset="iso-8859-1",
-            features=frozenset({"video", "ptz", "io", "sd", "actions", "mask-cgi", "daynight-ptz", "offers-both", "no-throttle"}),
+            features=frozenset(
+                {"video", "ptz", "io", "sd", "actions", "mask-cgi", "daynight-ptz", "offers-both", "no-throttle"}
+            ),
             ports=("configurable", "configurable", "output", "output"),
             policy="basic_digest",
             qop=False,
@@ -663,7 +674,18 @@ PROFILES: dict[str, Profile] = {
             discovery_version="1.0",
             apis=FIRST_APIS,
             features=frozenset(
-                {"video", "io", "sd", "daynight", "overlay", "mask-cgi", "actions", "discovery-login", "no-status", "no-throttle"}
+                {
+                    "video",
+                    "io",
+                    "sd",
+                    "daynight",
+                    "overlay",
+                    "mask-cgi",
+                    "actions",
+                    "discovery-login",
+                    "no-status",
+                    "no-throttle",
+                }
             ),
             ports=("configurable", "output"),
             qop=False,
@@ -712,7 +734,11 @@ PROFILES: dict[str, Profile] = {
             hardware="9A2",
             built="Nov 12 2025 11:50",
             apis={
-                **APPS, "systemready": "1.5", "network-settings": "1.37", "device-config": "1.0", "event-streaming-over-websocket": "1.0",
+                **APPS,
+                "systemready": "1.5",
+                "network-settings": "1.37",
+                "device-config": "1.0",
+                "event-streaming-over-websocket": "1.0",
                 "io-port-management": "1.1",
             },
             features=frozenset({"ws", "actions", "rest", "unrestricted", "boot-id", "io"}),
@@ -735,7 +761,15 @@ PROFILES: dict[str, Profile] = {
         ),
     )
 }
-ALIASES = {"5.51": "ancient", "6.50": "old", "11.11": "mid", "12.9": "new", "12.x": "ptz", "setup": "needs-setup", "needs_setup": "needs-setup"}
+ALIASES = {
+    "5.51": "ancient",
+    "6.50": "old",
+    "11.11": "mid",
+    "12.9": "new",
+    "12.x": "ptz",
+    "setup": "needs-setup",
+    "needs_setup": "needs-setup",
+}
 
 
 def find_profile(name: str) -> Profile:

@@ -5,8 +5,8 @@ An API is a function, registered by its path:
     @api("/axis-cgi/usergroup.cgi", level="viewer")
     async def usergroup(device: Device, request: Request) -> Response: ...
 
-A path that ends in `/` is a prefix. Somebody whose level is too low, an unknown path, a wrong verb and every fault are dealt with before the
-function is called; JSON APIs are easier to write with `JsonApi` of `_envelope`.
+A path that ends in `/` is a prefix. Somebody whose level is too low, an unknown path, a wrong verb and every fault are dealt with before
+the function is called; JSON APIs are easier to write with `JsonApi` of `_envelope`.
 """
 
 from __future__ import annotations
@@ -337,7 +337,10 @@ class _Connection:
         device = self.device
         transport = "https" if self.scheme == "https" else "http"
         verdict = device.auth.judge(
-            headers.get("authorization"), entry.method, target, device.schemes("https" if transport == "https" else "http")
+            headers.get("authorization"),
+            entry.method,
+            target,
+            device.schemes("https" if transport == "https" else "http"),
         )
         entry.credentials, entry.stale = verdict.scheme, verdict.stale
         entry.account = verdict.account.name if verdict.account else None
@@ -358,7 +361,10 @@ class _Connection:
         if account.rank == 0 or device.insufficient == "401" or (verdict.account is None and account.name == ""):
             return self._challenge(stale=verdict.stale)
         if device.insufficient == "json" and route is not None and route.refusal is not None:
-            error: dict[str, Any] = {"error": {"code": route.refusal, "message": "Access forbidden"}, "apiVersion": "1.0"}
+            error: dict[str, Any] = {
+                "error": {"code": route.refusal, "message": "Access forbidden"},
+                "apiVersion": "1.0",
+            }
             with contextlib.suppress(ValueError, TypeError, AttributeError):
                 asked = json.loads(body)
                 error |= {key: asked[key] for key in ("context", "method") if key in asked}
@@ -478,7 +484,10 @@ class _Connection:
         promised = len(body)
         if fault.kind != "slow":
             promised, body = max(promised, 64), body[: max(promised, 2) // 2]
-        lines = [f"HTTP/1.1 {answer.status} OK", *(f"{name}: {value}" for name, value in self._head(answer.status, answer.content_type, answer.headers))]
+        lines = [
+            f"HTTP/1.1 {answer.status} OK",
+            *(f"{name}: {value}" for name, value in self._head(answer.status, answer.content_type, answer.headers)),
+        ]
         lines += [f"Content-Length: {promised}", "Connection: close", "", ""]
         self.writer.write("\r\n".join(lines).encode("latin-1"))
         if fault.kind == "slow":
@@ -521,7 +530,11 @@ def _pairs(query: str, body: bytes, headers: dict[str, str], charset: str) -> li
     """Arguments of the query and of a form, whatever the form's content type says: some clients label them text/plain."""
     pairs = parse_qsl(query, keep_blank_values=True, encoding=charset, errors="replace") if query else []
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if body and kind not in {"application/json", "application/soap+xml", "multipart/form-data"} and body.lstrip()[:1] not in {b"{", b"<", b"["}:
+    if (
+        body
+        and kind not in {"application/json", "application/soap+xml", "multipart/form-data"}
+        and body.lstrip()[:1] not in {b"{", b"<", b"["}
+    ):
         pairs += parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding=charset, errors="replace")
     return pairs
 

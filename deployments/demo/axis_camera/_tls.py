@@ -64,7 +64,10 @@ def _fingerprint(made: x509.Certificate) -> str:
 def _make(name: str, days: float) -> tuple[x509.Certificate, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Axis Communications AB"), x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Axis Communications AB"),
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+        ]
     )
     now = datetime.now(UTC)
     made = (

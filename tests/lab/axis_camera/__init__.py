@@ -91,7 +91,9 @@ class Camera:
         """The requests for a path that were let in; with `call` those of one method of a JSON API."""
         return [one for one in self.requests if one.path == path and one.status != 401 and call in {None, one.call}]
 
-    def block(self, username: str = "root", password: str = PASSWORD, *, scheme: str = "https", **fields: Any) -> AxisCredentials:
+    def block(
+        self, username: str = "root", password: str = PASSWORD, *, scheme: str = "https", **fields: Any
+    ) -> AxisCredentials:
         """Credentials for it: over HTTPS with its certificate pinned, unless said otherwise."""
         from blocks.axis import AxisCredentials
 
