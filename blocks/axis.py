@@ -68,8 +68,8 @@ class AxisCredentials(Block):
     @classmethod
     def _sendable(cls, username: str) -> str:
         # RFC 7617 section 2: the first colon ends the name; RFC 7616 puts it between quotes.
-        if ":" in username or not username.isprintable():
-            raise ValueError("must not contain colons or control characters")
+        if ":" in username or not username.isascii() or not username.isprintable():
+            raise ValueError("must be ASCII, without colons and control characters")
         return username
 
     @field_validator("password")

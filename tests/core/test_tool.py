@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from tasks.core.errors import (
     Unauthorized,
     UnknownTool,
     Unreachable,
+    is_retryable,
 )
 from tasks.core.ledger import RunEvent
 from tasks.core.models import (
@@ -73,6 +75,15 @@ class Touch(ProbeParams):
     """Parameters of `touch_tool`."""
 
     ports: PortList = Field("22", description="Ports.")
+    open_door: bool = Field(False, description="Open the door.")
+    door: str = Field("the door", description="Which.")
+    confirm: str | None = Field(None, description="Repeats what is opened.")
+
+    def approval(self) -> bool:
+        return self.open_door
+
+    def subject(self) -> str:
+        return f"{self.targets[0]} {self.door}" if self.door else ""
 
     def scope(self) -> Scope:
         return Scope(targets=tuple(self.targets), ports=parse_ports(self.ports))
@@ -110,7 +121,7 @@ def make_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             await asyncio.sleep(params.seconds)
             return Slept(word=params.word)
 
-        sleep_tool.__annotations__ = {"params": Sleep, "return": Slept}
+        sleep_tool.__annotations__ = {"params": options.pop("params", Sleep), "return": Slept}
         return kit.tool(service=Service.AUTOMATION, safety=safety, timeout=options.pop("timeout", 5), **options)(
             sleep_tool
         )
@@ -213,6 +224,46 @@ async def test_approval_means_repeating_the_target_exactly(make_tool: Callable[.
     assert CALLS == []
     await perform(tool, {"word": "core-sw1", "confirm": "core-sw1"})
     assert len(CALLS) == 1
+
+
+async def test_parameters_can_ask_for_approval_of_what_they_name(touch: Any, perform: Perform) -> None:
+    with pytest.raises(Refused, match=r"--confirm '127\.0\.0\.9 the door'"):
+        await perform(touch, {"targets": ["127.0.0.9"], "open_door": True, "confirm": "127.0.0.9"})
+    assert CALLS == []
+    await perform(touch, {"targets": ["127.0.0.9"], "open_door": True, "confirm": "127.0.0.9 the door"})
+    await perform(touch, {"targets": ["127.0.0.9"]})
+    assert len(CALLS) == 2
+
+
+async def test_without_a_subject_nothing_can_be_approved(touch: Any, perform: Perform) -> None:
+    for confirm in ("", None):
+        with pytest.raises(Refused):
+            await perform(touch, {"targets": ["127.0.0.9"], "open_door": True, "door": "", "confirm": confirm})
+    assert CALLS == []
+
+
+@pytest.mark.parametrize(("reveal", "again"), [(False, True), (True, False)])
+async def test_what_was_raised_to_change_something_is_not_tried_again(
+    make_tool: Callable[..., Any], perform: Perform, reveal: bool, again: bool
+) -> None:
+    async def vanish(_: Any) -> None:
+        raise Unreachable("The answer was lost.")
+
+    tool = make_tool(body=vanish, params=Reveal, retries=1)
+    with pytest.raises(Unreachable) as caught:
+        await perform(tool, {"reveal": reveal})
+    assert is_retryable(caught.value) is again
+    assert is_retryable(pickle.loads(pickle.dumps(caught.value))) is again
+    assert is_retryable(Unreachable("Another one."))
+
+
+async def test_an_idempotent_change_may_be_tried_again(make_tool: Callable[..., Any], perform: Perform) -> None:
+    async def vanish(_: Any) -> None:
+        raise Unreachable("The answer was lost.")
+
+    with pytest.raises(Unreachable) as caught:
+        await perform(make_tool(Safety.CHANGE, body=vanish, idempotent=True, retries=1), {})
+    assert is_retryable(caught.value)
 
 
 @pytest.mark.parametrize("safety", [Safety.CHANGE, Safety.DESTROY])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -65,7 +66,7 @@ def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
         text = header[:_LONGEST_CHALLENGE]
         # Several challenges may stand in one header, each begins with its scheme and a parameter.
         starts = [match.start(1) for match in re.finditer(r"(?:^|,)\s*((?:Digest|Basic)\s)", text, re.IGNORECASE)]
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        for start, end in itertools.pairwise([*starts, len(text)]):
             challenge = _challenge(text[start:end])
             if challenge is not None:
                 found.append(challenge)
@@ -86,6 +87,10 @@ def _challenge(text: str) -> Challenge | None:
         return None
     if qops and "auth" not in qops:
         return None
+    if not all(
+        text.isascii() and text.isprintable() for text in (values["realm"], values["nonce"], values.get("opaque", ""))
+    ):
+        return None  # they go back in a header
     return Challenge(
         "digest",
         values["realm"],
