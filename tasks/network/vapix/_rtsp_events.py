@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import quote, urljoin
@@ -395,7 +395,7 @@ class RtspEvents:
         if certificate is not None:
             place.check_certificate(certificate.getpeercert(binary_form=True) or b"")
 
-    async def documents(self) -> AsyncIterator[bytes]:
+    async def documents(self) -> AsyncGenerator[bytes, None]:
         """Whole documents as they come, until the camera ends the stream or the caller stops; keeps the session alive meanwhile.
 
         Raises:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -281,7 +281,7 @@ class WebSocketEvents:
         if packets:
             await self.place.pay(packets)
 
-    async def frames(self) -> AsyncIterator[CameraEvent | None]:
+    async def frames(self) -> AsyncGenerator[CameraEvent | None, None]:
         """Events as they come, None for a frame that cannot be read, until the caller stops.
 
         Raises:
