@@ -1,0 +1,245 @@
+"""Moves a head and watches it until it rests; a continuous move is stopped whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tasks.core.errors import Busy, Rejected, ToolError, Unanswered, Unauthorized, Unsupported
+from tasks.network.vapix._ptz_reading import PTZ, Head, Means, Position, queue, read_position, tolerance
+from tasks.network.vapix._ptz_text import clean
+
+POLL_SECONDS: Final = 0.5
+LATER_POLL_SECONDS: Final = 1.0
+_QUICK_POLLS = 6
+START_SECONDS: Final = 1.5
+"""How long a head that should move may stand still before that counts as rest."""
+STOP_ATTEMPTS: Final = 3
+STOP_SECONDS: Final = 5.0
+"""Longest wait for the answer to one attempt to stop."""
+STOPPED_SECONDS: Final = 6.0
+"""Longest a head may take to come to rest once it is told to."""
+LONGEST_STOP: Final = STOP_ATTEMPTS * (STOP_SECONDS + POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Where a move ended.
+
+    Attributes:
+        position: The last position read.
+        rested: Whether it rested there, rather than the time being over.
+        seconds: From the command to that reading.
+    """
+
+    position: Position
+    rested: bool
+    seconds: float
+
+
+async def command(head: Head, **arguments: str) -> None:
+    """Send one command to ptz.cgi; it is never sent twice.
+
+    Raises:
+        Unanswered: What came back is not the nothing that a command is answered with.
+    """
+    answer = await head.say(PTZ, arguments, write=True)
+    if answer.strip():
+        raise Unanswered(
+            f"The camera answers a command with {clean(answer, 80)!r}: it may have moved, or not.",
+            hint="See where it points: action position.",
+        )
+
+
+async def wait_for_rest(
+    head: Head,
+    *,
+    seconds: float,
+    goal: Mapping[str, float] | None = None,
+    before: Position | None = None,
+) -> Rest:
+    """Read the position until it no longer changes.
+
+    Args:
+        head: The head.
+        seconds: Longest time to watch.
+        goal: Where it should end, where that is known: there, two equal readings are rest at once.
+        before: Where it was: while it still is there, it may not have begun.
+    """
+    started = time.monotonic()
+    last, same_since, polls = await read_position(head), time.monotonic(), 0
+    while True:
+        passed = time.monotonic() - started
+        if passed >= seconds:
+            return Rest(last, False, passed)
+        await asyncio.sleep(min(POLL_SECONDS if polls < _QUICK_POLLS else LATER_POLL_SECONDS, seconds - passed))
+        polls += 1
+        now = await read_position(head)
+        if not now.same(last):
+            last, same_since = now, time.monotonic()
+            continue
+        begun = before is not None and not now.same(before)
+        there = goal is not None and not missed(now, goal)
+        if begun or there or time.monotonic() - same_since >= START_SECONDS:
+            return Rest(now, True, time.monotonic() - started)
+
+
+def missed(reached: Position, goal: Mapping[str, float]) -> list[str]:
+    """What of a goal was not reached, in words; readings tremble, so a fifth of a degree or ten steps are no miss."""
+    said = []
+    for axis, asked in goal.items():
+        value = reached.axis(axis)
+        if value is None:
+            continue
+        distance = abs(value - asked)
+        if axis == "pan":
+            distance = min(distance, abs(360.0 - distance))  # -180 and 180 are one place
+        if distance > 2 * tolerance(axis):
+            said.append(f"{axis} is {value:g}, not {asked:g}")
+    return said
+
+
+@asynccontextmanager
+async def in_control(head: Head, means: Means) -> AsyncIterator[None]:
+    """Have control of the head where it has to be asked for, and give it back.
+
+    Raises:
+        Busy: Others are before us; says for how long.
+    """
+    if not means.queueing:
+        yield
+        return
+    state = await queue(head, "request")
+    try:
+        if state.position != 1:
+            waiting = max(1, state.seconds_left)
+            raise Busy(
+                f"Others have control of the head; we are at place {state.position} of its queue.",
+                hint=f"The camera says {state.seconds_left} s.",
+                retry_after=float(waiting),
+            )
+        yield
+    finally:
+        await surely(_drop(head))
+
+
+async def _drop(head: Head) -> None:
+    with suppress(ToolError, TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await queue(head, "drop")
+
+
+async def drive(head: Head, speeds: Mapping[str, int], seconds: float) -> None:
+    """Move on and on for a while, and stop: after an error, a lost answer, a deadline or a cancel as well.
+
+    Args:
+        head: The head.
+        speeds: Percent of full speed by axis, -100 to 100.
+        seconds: How long.
+
+    Raises:
+        Unanswered: It could not be told to stop and may still move.
+        ToolError: What the camera said to the command; it was told to stop all the same.
+    """
+    trouble: BaseException | None = None
+    try:
+        await command(head, **continuous(speeds))
+        await asyncio.sleep(seconds)
+    except BaseException as error:
+        trouble = error
+        raise
+    finally:
+        try:
+            await surely(stop(head, tuple(speeds)))
+        except ToolError as error:
+            if isinstance(trouble, asyncio.CancelledError):
+                trouble.add_note(str(error))  # a cancel stays a cancel
+            elif not isinstance(trouble, (Rejected, type(error))):  # what the camera refused to begin needs no stop
+                raise error from trouble
+
+
+def continuous(speeds: Mapping[str, int]) -> dict[str, str]:
+    """The arguments of ptz.cgi for a continuous move; pan and tilt go together.
+
+    >>> continuous({"pan": -30, "zoom": 5})
+    {'continuouspantiltmove': '-30,0', 'continuouszoommove': '5'}
+    """
+    arguments = {}
+    if "pan" in speeds or "tilt" in speeds:
+        arguments["continuouspantiltmove"] = f"{speeds.get('pan', 0)},{speeds.get('tilt', 0)}"
+    for axis in ("zoom", "focus", "iris"):
+        if axis in speeds:
+            arguments[f"continuous{axis}move"] = str(speeds[axis])
+    return arguments
+
+
+async def stop(head: Head, axes: tuple[str, ...] = ("pan", "tilt", "zoom")) -> None:
+    """Tell the head to stop until it says yes; the last attempt in the other way there is, `move=stop`.
+
+    Raises:
+        Unanswered: It did not say yes; it may still move.
+    """
+    halt = continuous(dict.fromkeys(axes, 0))
+    last = ""
+    for attempt in range(1, STOP_ATTEMPTS + 1):
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                # A stop may arrive twice: it is the one command that is sent again.
+                await command(head, **(halt if attempt < STOP_ATTEMPTS else {"move": "stop"}))
+                return
+        except (Unauthorized, Unsupported):
+            raise  # said for good: it was not let in, so it was not moved by this account either
+        except ToolError as error:
+            last = str(error)
+        except TimeoutError:
+            last = f"no answer within {STOP_SECONDS:g} s"
+        await asyncio.sleep(POLL_SECONDS)
+    raise Unanswered(
+        f"THE CAMERA MAY STILL BE MOVING: it did not confirm the stop ({last[:300]}).",
+        hint="Send the action stop again now, or stop it in the camera's own pages.",
+    )
+
+
+async def confirm_stopped(head: Head) -> Rest:
+    """Watch a head that was told to stop until it rests; tell it once more when it does not.
+
+    Raises:
+        Rejected: It moves all the same.
+    """
+    rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, before=None)
+    if not rest.rested:
+        await surely(_stop_otherwise(head))
+        rest = await wait_for_rest(head, seconds=STOPPED_SECONDS)
+    if not rest.rested:
+        raise Rejected(
+            "THE CAMERA IS STILL MOVING although it confirmed the stop.",
+            hint="Somebody else may move it, or a guard tour; look at its own pages.",
+        )
+    return rest
+
+
+async def _stop_otherwise(head: Head) -> None:
+    with suppress(ToolError, TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await command(head, move="stop")
+
+
+async def surely(work: Coroutine[Any, Any, None]) -> None:
+    """Finish something that must not be left undone, however often we are cancelled meanwhile; the cancel counts afterwards.
+
+    The work bounds itself in time.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None and (task.cancelled() or task.exception() is None):
+        raise cancelled
+    task.result()
