@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,10 @@ MESSAGES = {
 }
 
 Wanted = Callable[[Event], bool]
+# The library writes every frame to its log, and the request with its token.
+_quiet = logging.getLogger("signalbox.demo.camera.websocket")
+_quiet.propagate = False
+_quiet.setLevel(logging.CRITICAL)
 
 
 class _Refused(Exception):
@@ -117,7 +122,7 @@ class Session:
 
     def __init__(self, device: Device, sockets: EventSockets, connection: Upgraded) -> None:
         self.device, self.sockets, self.connection = device, sockets, connection
-        self.protocol = ServerProtocol(max_size=1 << 20)
+        self.protocol = ServerProtocol(max_size=1 << 20, logger=_quiet)
         self.filters: list[Wanted] = []
         self._unsubscribe: Callable[[], object] | None = None
         self._parts: list[bytes] = []

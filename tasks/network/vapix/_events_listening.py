@@ -134,7 +134,9 @@ async def listen(camera: Camera, wish: Wish) -> Heard:
 
 async def _first_stream(camera: Camera, wish: Wish, topics: Sequence[str], heard: Heard) -> _Stream:
     failed: ToolError | None = None
-    if wish.transport is not Transport.RTSP:
+    if wish.transport is Transport.WEBSOCKET or (
+        wish.transport is Transport.AUTO and (await camera.capabilities()).has(WEBSOCKET_ID)
+    ):
         try:
             if not (await camera.capabilities()).has(WEBSOCKET_ID):
                 raise Unsupported(f"{camera.asked} has no events over WebSocket.", hint="Try transport = rtsp.")
@@ -146,10 +148,10 @@ async def _first_stream(camera: Camera, wish: Wish, topics: Sequence[str], heard
     try:
         stream = await _open(camera, wish, topics, heard, Transport.RTSP)
     except ToolError as problem:
-        if failed is not None and not isinstance(failed, Unsupported):
+        if failed is not None:
             problem.message = f"{problem.message} Before that: {failed.message}"
         raise
-    if failed is not None and not isinstance(failed, Unsupported):
+    if failed is not None:
         camera.notes.append(f"The events came over RTSP, because: {failed.message}")
     if camera.secure:
         camera.notes.append("The events came over a connection that is not encrypted (RTSP).")

@@ -232,9 +232,9 @@ class WebSocketEvents:
         except OSError as error:
             known = explain_connection(error, self.name, place.host)
             raise known or Unreachable(f"{self.name} broke the connection.") from None
-        except EOFError:
-            raise Unreachable(f"{self.name} broke the connection.") from None
-        except (InvalidHandshake, InvalidURI, WebSocketException):
+        except (InvalidHandshake, InvalidURI, WebSocketException) as error:
+            if isinstance(error.__cause__, (EOFError, OSError)):
+                raise Unreachable(f"{self.name} broke the connection.") from None
             raise Unsupported(f"{self.name}: what answered does not speak WebSocket.") from None
         await self._configure(topics, items)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,7 +105,7 @@ def listen(perform: Any) -> Listen:
 def mid() -> Iterator[Camera]:
     with cameras("mid") as [camera]:
         yield camera
-        assert not camera.device.errors
+        assert not defects(camera)
 
 
 @pytest.fixture
@@ -112,6 +113,11 @@ def ancient() -> Iterator[Camera]:
     with cameras("ancient") as [camera]:
         yield camera
         assert not camera.device.errors
+
+
+def defects(camera: Camera) -> list[BaseException]:
+    """What went wrong in the simulator itself; h11 complains when a handshake was refused and the client leaves."""
+    return [error for error in camera.device.errors if not isinstance(error, h11.LocalProtocolError)]
 
 
 def only(result: VapixEventStreamingResult) -> CameraEvents:
@@ -383,7 +389,7 @@ async def test_a_websocket_that_fails_is_replaced_by_rtsp_and_that_is_said(liste
 
 @pytest.mark.parametrize("kind", ["404", "503", "hang", "garbage", "html", "reset"])
 async def test_whatever_the_websocket_does_rtsp_is_there(listen: Listen, mid: Camera, kind: Any) -> None:
-    mid.device.faults.add("/vapix/ws-data-stream", Fault(kind, bare=True))
+    mid.device.faults.add("/vapix/ws-data-stream", Fault(kind, bare=True, effect=False))
     found = only(await listen([mid], topics=[READY], max_events=1, timeout=1))
     assert found.api == "rtsp-metadata" and found.received == 1
 
@@ -452,8 +458,10 @@ async def test_a_broken_connection_is_made_anew_while_there_is_time(
     listen: Listen, mid: Camera, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listening, "PAUSES_SECONDS", (0.1, 0.2))
+    # RTSP says that the state at the start of the second connection is one; over WebSocket it is the event we know.
+    most = {"websocket": 2, "rtsp": 3}[transport]
     heard = asyncio.ensure_future(
-        listen([mid], topics=[PORT], items={"state": "1"}, seconds=4, max_events=3, transport=transport)
+        listen([mid], topics=[PORT], items={"state": "1"}, seconds=4, max_events=most, transport=transport)
     )
     await subscribed(mid)
     press(mid, 5, 1)
@@ -549,7 +557,7 @@ async def test_no_rtsp_server_is_said_with_what_to_do(listen: Listen, ancient: C
 
 
 async def test_a_policy_that_forbids_the_rtsp_port_is_kept(listen: Listen, ancient: Camera) -> None:
-    policy = ProbePolicy(host_packets_per_second=0, never_ports=str(ancient.rtsp_port))
+    policy = ProbePolicy(host_packets_per_second=0, never_ports=[str(ancient.rtsp_port)])
     with pytest.raises(Refused, match=str(ancient.rtsp_port)):
         await listen([ancient], policy=policy)
     assert not ancient.requests
