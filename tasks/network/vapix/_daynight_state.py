@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.core.errors import Rejected, Unsupported
-from tasks.network.vapix._imaging_change import ALREADY, Change, Wanted, Written, change_parameters, check_all, judged, same, together
+from tasks.network.vapix._imaging_change import (
+    ALREADY,
+    Change,
+    Wanted,
+    Written,
+    change_parameters,
+    check_all,
+    judged,
+    same,
+    together,
+)
 from tasks.network.vapix._wire import NUMBERED, Meanings, Missing, Nonsense
 
 if TYPE_CHECKING:
@@ -109,7 +119,7 @@ def channel_of(data: Any, channel: int) -> Mapping[str, Any]:
     """
     # The documented answer is a list of channels, which the client hands over under this name.
     listed = data.get("list", [data]) if isinstance(data, Mapping) else data
-    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
+    if not isinstance(listed, list) or not all(isinstance(one, Mapping) and one for one in listed):
         raise Nonsense("The device's answer about day and night is not what it should be.")
     for one in listed:
         if one.get("channel", channel) == channel:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from tasks.core.errors import Unsupported
+from tasks.core.errors import Rejected, Unsupported
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.network.vapix._camera import Camera
@@ -27,7 +27,7 @@ from tasks.network.vapix._imaging_change import (
 )
 from tasks.network.vapix._imaging_settings import PLACES, found, groups, names
 from tasks.network.vapix._params import CameraParams, fleet_timeout
-from tasks.network.vapix._wire import Definition, said
+from tasks.network.vapix._wire import Definition, Nonsense, said
 
 CAMERA_SECONDS = 60.0
 TIMEOUT_SECONDS = fleet_timeout(CAMERA_SECONDS)
@@ -235,13 +235,14 @@ class _Found:
     settings: list[Setting] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
     written: Written | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def _entry(seen: Seen[_Found]) -> Imaging:
     found = seen.value
     if found is None:
         return entry(Imaging, seen)
-    fields: dict[str, Any] = {"api": API, "settings": found.settings, "others": found.others}
+    fields: dict[str, Any] = {"api": API, "settings": found.settings, "others": found.others, "notes": found.notes}
     if found.written is not None:
         fields |= verdict(found.written, seen.detail)
     return entry(Imaging, seen, **fields)
@@ -256,14 +257,23 @@ async def _work(camera: Camera, params: VapixImaging) -> _Found:
             f"{camera.asked} has no image source {params.source}, or shows this account nothing of it.",
             hint="Image sources begin with 0. Old cameras show them to operators only.",
         )
-    definitions = await camera.definitions(*places)
     if params.action == "read":
+        definitions, notes = await _definitions_if_any(camera, places)
         others = {name: said(value, 80) for name, value in values.items() if name not in known and ".Sensor." in name}
         return _Found(
             [_setting(setting, name, values[name], definitions.get(name)) for name, setting in known.items()],
             dict(list(others.items())[:MOST_OTHERS]),
+            notes=notes,
         )
-    return _Found(written=await _set(camera, params, values, definitions))
+    return _Found(written=await _set(camera, params, values, await camera.definitions(*places)))
+
+
+async def _definitions_if_any(camera: Camera, places: list[str]) -> tuple[Mapping[str, Definition], list[str]]:
+    """What the settings take; for reading it is no harm when the camera cannot say it."""
+    try:
+        return await camera.definitions(*places), []
+    except (Nonsense, Rejected) as error:
+        return {}, [f"The camera does not say what its settings take: {error.message}"]
 
 
 def _setting(setting: str, name: str, value: str, definition: Definition | None) -> Setting:
