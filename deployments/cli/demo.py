@@ -1,4 +1,4 @@
-"""`signalbox demo`: the main job on a network of its own, for anyone who wants to see it before pointing it at theirs."""
+"""`signalbox demo`: the main job on a network of its own, and a camera, for anyone who wants to see it before pointing it at theirs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cyclopts import App
 
 from deployments import local
 from deployments.cli._output import emit_table, out, progress, say
-from tasks.core.errors import MissingProgram
+from tasks.core.errors import InvalidParameters, MissingProgram
 from tasks.core.settings import settings
 
 if TYPE_CHECKING:
@@ -68,6 +68,42 @@ def network(*, pictures: Path | None = None) -> int:
             if value is not None:
                 os.environ[name] = value
         settings.cache_clear()
+
+
+@app.command
+def camera(
+    *,
+    port: int = 8080,
+    https_port: int | None = None,
+    rtsp_port: int | None = None,
+    profile: str = "ptz",
+    user: str = "root",
+    password: str = "pass",  # noqa: S107  of a simulated camera, said on the screen
+    host: str = "127.0.0.1",
+) -> int:
+    """Run a simulated Axis camera until Ctrl-C, to try the vapix tools without one (no root, no network).
+
+    Args:
+        port: TCP port for HTTP.
+        https_port: TCP port for HTTPS; none without it.
+        rtsp_port: TCP port for RTSP; none without it.
+        profile: Model and firmware: ancient, old, 9.80, mid, new, ptz, bare, needs-setup.
+        user: Name of its administrator.
+        password: The administrator's password.
+        host: Address to listen on; anything but loopback lets others in.
+    """
+    from deployments.demo.axis_camera import Account
+    from deployments.demo.camera import known_profile, serve
+
+    for name, number in (("--port", port), ("--https-port", https_port), ("--rtsp-port", rtsp_port)):
+        if number is not None and not 0 <= number <= 65535:
+            raise InvalidParameters(f"{name} {number} is no TCP port: 1 to 65535, or 0 for any free one.")
+    if not user or ":" in user or not user.isprintable() or not password:
+        raise InvalidParameters("--user is a name without a colon, and --password is not empty.")
+    wanted = known_profile(profile)
+    account = Account(user, password, "admin", ptz=True)
+    asyncio.run(serve(wanted, account, host=host, port=port, https_port=https_port, rtsp_port=rtsp_port, say=say))
+    return 0
 
 
 async def _play(pictures: Path | None) -> int:

@@ -14,22 +14,25 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from deployments.demo.axis_camera import Device, http_protocol, rtsp_protocol, self_signed
 from deployments.demo.lab import AXIS, DELL, HEWLETT_PACKARD, SYNOLOGY, HostSpec, Lab
-from deployments.demo.servers import dns, http, mute, smtp, ssh
+from deployments.demo.servers import Served, dns, http, mute, smtp, ssh
 
 GUEST_MAC = "da:a1:19:4c:0b:7e"
 """Locally administered: what a phone makes up for each network."""
 
 
 class Office:
-    """An office of two networks: desks, and cameras behind a router.
+    """An office of two networks: desks, and cameras behind a router. The cameras' account is root, its password pass.
 
     Attributes:
         lab: The lab it is built in; None before `build` and after `remove`.
+        cameras: Its simulated cameras by the names of their hosts.
     """
 
     def __init__(self) -> None:
         self.lab: Lab | None = None
+        self.cameras: dict[str, Device] = {}
 
     async def __aenter__(self) -> Self:
         await self.build()
@@ -88,13 +91,27 @@ class Office:
                     HostSpec("desk-1", 31, f"{DELL}:91:77:31", services=(ssh(),)),
                     HostSpec("desk-2", 32, f"{DELL}:91:77:32"),
                     HostSpec("guest", 143, GUEST_MAC),
-                    HostSpec("camera-door", 11, f"{AXIS}:9f:02:11", "cameras", services=(http(title="AXIS"),)),
-                    HostSpec("camera-yard", 12, f"{AXIS}:9f:02:12", "cameras", services=(http(title="AXIS"),)),
+                    self._camera(lab, "camera-door", "mid", 11),
+                    self._camera(lab, "camera-yard", "ptz", 12),
                 ]
             )
         except BaseException:
             await self.remove()
             raise
+
+    def _camera(self, lab: Lab, name: str, profile: str, number: int) -> HostSpec:
+        """A host that is a camera: its MAC address is the serial it tells."""
+        mac = f"{AXIS}:9f:02:{number}"
+        device = Device(profile, serial=mac.replace(":", ""), address=lab.subnet("cameras").address(number))
+        device.identity = self_signed(f"axis-{device.serial.lower()}")
+        self.cameras[name] = device
+        services = [
+            Served("http", 80, http_protocol(device)),
+            Served("https", 443, http_protocol(device, tls=True), tls=device.identity.context),
+        ]
+        if (rtsp := rtsp_protocol(device)) is not None:
+            services.append(Served("rtsp", 554, rtsp))
+        return HostSpec(name, number, mac, "cameras", services=tuple(services))
 
     @staticmethod
     def _names(lab: Lab) -> dict[str, str]:
@@ -136,6 +153,9 @@ class Office:
     async def remove(self) -> None:
         """Take the office down; nothing of it stays. Does nothing when it is not built."""
         lab, self.lab = self.lab, None
+        for camera in self.cameras.values():
+            camera.call(camera.stop)
+        self.cameras.clear()
         if lab is not None:
             await lab.__aexit__(None, None, None)
 

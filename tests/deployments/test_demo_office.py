@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from blocks.policy import ProbePolicy
@@ -70,6 +71,21 @@ async def test_the_office_is_found_changes_and_leaves_nothing_behind(perform) ->
         assert await office.touches() == 0
         assert len(await traces_of(lab.slot)) > 10
     assert await traces_of(lab.slot) == []
+
+
+async def test_the_cameras_of_the_office_are_asked_who_they_are(perform) -> None:  # type: ignore[no-untyped-def]
+    async with Office() as office:
+        assert office.lab is not None
+        door, yard = (office.lab.hosts[name] for name in ("camera-door", "camera-yard"))
+        async with httpx.AsyncClient(verify=False, trust_env=False, auth=httpx.DigestAuth("root", "pass")) as client:
+            for host, scheme in ((door, "http"), (door, "https"), (yard, "http")):
+                listed = await client.get(
+                    f"{scheme}://{host.address}/axis-cgi/param.cgi?action=list&group=Network.IPAddress,Properties.System.SerialNumber"
+                )
+                serial = host.mac.replace(":", "").upper()
+                assert listed.text == f"Network.IPAddress={host.address}\nProperties.System.SerialNumber={serial}\n"
+            assert "<title>AXIS</title>" in (await client.get(f"http://{door.address}/")).text
+        assert [one.errors for one in office.cameras.values()] == [[], []]
 
 
 async def test_labs_at_once_have_addresses_of_their_own() -> None:

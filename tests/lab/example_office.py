@@ -110,7 +110,7 @@ def _furnish(lab: object, runner: asyncio.Runner, held: contextlib.ExitStack) ->
     folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="sbx-office-")))
     pki = Pki()
     files, mail = hosts["files"], hosts["mail"]
-    for host, port in ((files, 22), (mail, 25), (mail, 53)):
+    for host, port in ((files, 22), (mail, 25), (mail, 53), (hosts["camera-door"], 443)):
         run(lab.stop_service(host, port))
     switch = run(lab.add("core-sw1", 2, f"{CISCO}:12:34:02"))
     good = pki.server("files.office.example", files.address).context(folder)

@@ -4,9 +4,9 @@
     async with Listening(device, port=8080) as camera:
         ...  # http://127.0.0.1:8080, account root, password pass
 
-`_device` is the camera, `_parameters` its parameters, `_profiles` the models; `_server` answers requests, `_envelope`
-is for JSON APIs; each
-API is in an `_api_*` module, which registers itself. Everything is written from what is known of the devices, not from what our tools send.
+`_device` is the camera, `_parameters` its parameters, `_profiles` the models; `_server` answers requests, `_envelope` is for JSON APIs;
+each API is in an `_api_*` module, which registers itself. Everything is written from what is known of the devices, not from what our
+tools send.
 """
 
 from __future__ import annotations

@@ -13,6 +13,16 @@ from deployments.demo.axis_camera._envelope import NEWER, ApiError, Call, json_a
 from deployments.demo.axis_camera._messages import Account, Request, Response
 from deployments.demo.axis_camera._server import api
 
+# --- the page people see -------------------------------------------------------------------------------------------------
+
+
+@api("/", level="anonymous", methods=("GET",))
+async def front_page(device: Device, request: Request) -> Response:
+    """The page that leads to the live view, which asks for a login."""
+    text = "<!DOCTYPE html>\n<html><head><title>AXIS</title></head><body><a href='/camera/index.html'>Live view</a></body></html>\n"
+    return Response(200, text.encode(), "text/html; charset=utf-8")
+
+
 # --- basicdeviceinfo.cgi -------------------------------------------------------------------------------------------------
 
 RESTRICTED = ("Architecture", "Soc", "SocSerialNumber")

@@ -143,6 +143,7 @@ class Device:
         *,
         index: int = 1,
         serial: str | None = None,
+        address: str = "192.0.2.10",
         accounts: Iterable[Account] = (Account("root", "pass", "admin", ptz=True),),
         clock_offset: float = 0.0,
         sd_card: SdCard | None = None,
@@ -150,7 +151,7 @@ class Device:
         self.profile = find_profile(profile) if isinstance(profile, str) else profile
         self.index = index
         self.serial = (serial or serial_of(index, self.profile)).upper()
-        self.address = "192.0.2.10"
+        self.address = address
         self.ports: dict[Transport, int] = {"http": 80, "https": 443, "rtsp": 554}
         self.clock_offset = clock_offset
         self.sd_card: SdCard = sd_card or ("ok" if self.has("sd") else "missing")
@@ -180,7 +181,7 @@ class Device:
         self.tasks: set[asyncio.Task[Any]] = set()
         """What runs for it in its loop now."""
         self._reboot_hooks: list[Callable[[], None]] = []
-        self.open: set[asyncio.Transport] = set()
+        self.open: set[asyncio.WriteTransport] = set()
         """Connections of clients now."""
         self.doors: list[Callable[[bool], Any]] = []
         """What opens (True) and shuts (False) its listening ports, where somebody can."""

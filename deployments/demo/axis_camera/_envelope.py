@@ -195,12 +195,12 @@ class JsonApi:
                     self.codes.only_post, "Only HTTP POST is supported", status=self.statuses.get(self.codes.only_post)
                 )
             try:
-                asked = request.json()
+                sent = request.json()
             except (ValueError, RecursionError):
                 raise ApiError(self.codes.bad_json, "Invalid JSON") from None
-            if not isinstance(asked, dict):
-                asked = {}
+            if not isinstance(sent, dict):
                 raise ApiError(self.codes.bad_json, "The request is no JSON object")
+            asked = sent
             data = await self._call(device, request, asked)
         except ApiError as error:
             return self._error(device, asked, error)

@@ -17,22 +17,20 @@ Kind = Literal[
 ]  # fmt: skip
 """Kinds of faults:
 
-- of the connection: `hang` never answers; `close` accepts the request and closes; `reset` sends half an answer, then a
-  TCP reset; `truncate` ends
-  the connection before the body is whole; `delay` waits `seconds` and answers; `slow` sends the body in pieces with `seconds` between;
-- of the body: `truncate-json` half a body with a right length; `html` a login page with 200; `empty`; `garbage` random
-  bytes; `content-type` the
-  wrong one; `charset` adds ISO-8859-1 bytes; `oversized` has `size` bytes more; `gzip-bomb` unpacks to `size` bytes;
-  `duplicate-keys` repeats JSON
-  keys with other values; `doctype` puts entities before XML; `param-error` is `# Error: ...` and `error-text` is
-  `Error:...`, both with 200;
-  `both` and `neither` of data and error; `code-as-string`;
+- of the connection: `hang` never answers; `close` accepts the request and closes; `reset` sends half an answer, then a TCP reset;
+  `truncate` ends the connection before the body is whole; `delay` waits `seconds` and answers; `slow` sends the body in pieces with
+  `seconds` between;
+- of the body: `truncate-json` is half a body with a right length; `html` a login page with 200; `empty`; `garbage` is random bytes;
+  `content-type` the wrong one; `charset` adds ISO-8859-1 bytes; `oversized` has `size` bytes more; `gzip-bomb` unpacks to `size` bytes;
+  `duplicate-keys` repeats JSON keys with other values; `doctype` puts entities before XML; `param-error` is `# Error: ...` and
+  `error-text` is `Error:...`, both with 200; `both` and `neither` of data and error; `code-as-string`;
 - of the status: `500`, `500-json`, `503`, `503-retry`, `404`, `405`, `429`, `redirect` to `location`, `redirect-https`;
 - of the device: `reboot` restarts it instead of answering; `stale` calls the nonce expired; `answer` sends `response`.
 """
-HALF_WAY: frozenset[str] = frozenset({"hang", "close", "404", "405", "429", "500", "500-json", "503", "503-retry",
-"redirect", "redirect-https",
-                       "reboot", "stale", "html", "empty", "param-error", "error-text", "answer"})  # fmt: skip
+HALF_WAY: frozenset[str] = frozenset({
+    "hang", "close", "404", "405", "429", "500", "500-json", "503", "503-retry", "redirect", "redirect-https", "reboot", "stale", "html",
+    "empty", "param-error", "error-text", "answer",
+})  # fmt: skip
 """Faults in whose case the request has no effect, unless `effect` says so."""
 LOGIN_PAGE = b"<!DOCTYPE html><html><head><title>Login</title></head><body><form action='/login'>Please log in</form></body></html>"
 MIB = 1024 * 1024

@@ -11,11 +11,10 @@
 | bare | D2210-SIM 12.9.57 | a radar: no video at all |
 | needs-setup | P3245-SIM 11.11.150 | as mid, without any account |
 
-Features: `video` `ptz` (mechanical) `digital-ptz` `io` `sd` `lights` `overlay` (dynamic overlays) `mask-cgi`
-(privacymask.cgi) `mask-windows`
-(by parameters) `daynight` (IR-cut filter of the sensor) `daynight-ptz` (of the PTZ driver) `ws` (WebSocket events)
-`actions` (action rules) `rest`;
-and how it behaves: `needs-setup` `offers-both` `discovery-login` `no-status` `unrestricted` `boot-id` `no-throttle`.
+Features: `video` `ptz` (mechanical) `digital-ptz` `io` `sd` `lights` `overlay` (dynamic overlays) `mask-cgi` (privacymask.cgi)
+`mask-windows` (by parameters) `daynight` (IR-cut filter of the sensor) `daynight-ptz` (of the PTZ driver) `ws` (WebSocket events)
+`actions` (action rules) `rest`; and how it behaves: `needs-setup` `offers-both` `discovery-login` `no-status` `unrestricted` `boot-id`
+`no-throttle`.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def rtsp(factory: Callable[[Device], asyncio.BaseProtocol]) -> Callable[[Device]
 
 
 def _register(route: Route) -> None:
-    if route.path.endswith("/"):
+    if route.path.endswith("/") and route.path != "/":
         _prefixes.append(route)
         _prefixes.sort(key=lambda one: -len(one.path))
         return
