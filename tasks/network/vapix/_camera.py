@@ -789,12 +789,16 @@ class Camera:
         credentials = self._credentials
         if credentials is None:
             raise Unauthorized(f"{self.asked} wants an account.", hint="Name a block with credentials.")
+        login = self._new_login()
+        if login is not None and self._login is not None:
+            # Of its own, because its nonces are; but what was proven and who answers holds for all.
+            login.serial, login.proven = self._login.serial, self._login.proven
         return Place(
             host=self.asked,
             address=self.address,
             port=port,
             tls=self._tls(secure),
-            login=self._login,
+            login=login,
             username=credentials.username,
             password=credentials.password.get_secret_value(),
             camera=self,

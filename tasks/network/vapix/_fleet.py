@@ -28,6 +28,7 @@ from tasks.core.errors import (
 from tasks.core.models import FileRef, ToolResult
 from tasks.core.rate import Pacer
 from tasks.core.run import ToolRun, current_run
+from tasks.core.scrub import scrub
 from tasks.network._sparing import spare_entries
 from tasks.network.probe._connection import Pace, Paces
 from tasks.network.vapix._camera import Camera, open_camera
@@ -147,6 +148,7 @@ async def each_camera(
                 async with asyncio.timeout(seconds) as limit:
                     await _visit(seen, run, params, credentials, pace, work)
             except ToolError as error:
+                _scrub(error, credentials)
                 seen.outcome, seen.detail, errors[asked] = outcome_of(error), str(error), error
             except TimeoutError:
                 if not limit.expired():
@@ -204,6 +206,13 @@ async def _visit(
         seen.value = await work(camera)
         seen.outcome = CameraOutcome.DONE
         seen.detail = " ".join(camera.notes) or None
+
+
+def _scrub(error: ToolError, credentials: AxisCredentials | None) -> None:
+    """Mask the password where a camera repeated it: one that got it by Basic has it in clear."""
+    if credentials is not None:
+        error.message = scrub(error.message, [credentials.password.get_secret_value()])
+        error.args = (error.message,)
 
 
 def _check_port(run: ToolRun, port: int | None) -> None:

@@ -31,12 +31,11 @@ def login(*, secure: bool = False, clear_text: bool = False, password: str = "pa
 
 
 def test_a_digest_with_qop_is_that_of_rfc_2617() -> None:
-    [challenge] = parse_challenges(
-        [
-            'Digest realm="testrealm@host.com", qop="auth,auth-int", '
-            + 'nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", opaque="5ccc069c403ebaf9f0171e9517f40e41"'
-        ]
+    header = (
+        'Digest realm="testrealm@host.com", qop="auth,auth-int", '
+        'nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", opaque="5ccc069c403ebaf9f0171e9517f40e41"'
     )
+    [challenge] = parse_challenges([header])
     header = digest_header(challenge, "Mufasa", "Circle Of Life", "GET", "/dir/index.html", 1, "0a4f113b")
     assert 'response="6629fae49393a05397450978507c4ef1"' in header
     assert 'opaque="5ccc069c403ebaf9f0171e9517f40e41"' in header and "nc=00000001" in header

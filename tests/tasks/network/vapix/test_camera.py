@@ -1,0 +1,502 @@
+"""Conversations with simulated cameras: one login, one request at a time, every family of answers, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pytest
+from lab.axis_camera import Camera as Simulated
+from lab.axis_camera import cameras
+
+from blocks.axis import AxisCredentials
+from deployments.demo.axis_camera import Device
+from deployments.demo.axis_camera._faults import Fault
+from deployments.demo.axis_camera._messages import Response
+from tasks.core.delivery import PinnedUrl
+from tasks.core.errors import (
+    Busy,
+    Forbidden,
+    InvalidParameters,
+    Rejected,
+    ToolError,
+    Unanswered,
+    Unauthorized,
+    Unreachable,
+    Unsupported,
+    Untrusted,
+)
+from tasks.core.http import Session, Stream
+from tasks.core.rate import Pacer
+from tasks.network.probe._connection import Paces
+from tasks.network.vapix import _auth, _camera
+from tasks.network.vapix._camera import Camera, open_camera
+from tasks.network.vapix._wire import Declined, Missing, NeedsSetup, Nonsense, NotReady
+from tasks.network.vapix.vapix_device_info import vapix_device_info
+
+PARAM = "/axis-cgi/param.cgi"
+ACTION = "http://www.axis.com/vapix/ws/action1"
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_auth, "_refused", {})
+    monkeypatch.setattr(_camera, "_devices", {})
+    monkeypatch.setattr(_camera, "_capabilities", {})
+
+
+@pytest.fixture
+def dome() -> Iterator[Simulated]:
+    with cameras("mid") as [camera]:
+        yield camera
+
+
+@contextlib.asynccontextmanager
+async def talk(
+    simulated: Simulated, credentials: AxisCredentials | None = None, *, timeout: float = 5.0, port: int | None = None
+) -> AsyncIterator[Camera]:
+    async with open_camera(
+        "default",
+        simulated.address,
+        simulated.address,
+        credentials=credentials or simulated.block(),
+        port=port,
+        timeout=timeout,
+        pace=Paces(Pacer(100_000), 0).of(simulated.address),
+    ) as camera:
+        yield camera
+
+
+def sent(simulated: Simulated) -> list[tuple[str, str, int | None]]:
+    return [(request.method, request.path, request.status) for request in simulated.requests]
+
+
+# --- logging in --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["ancient", "old", "9.80", "mid", "new", "ptz"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_every_generation_lets_us_in_with_one_challenge(profile: str, scheme: str) -> None:
+    with cameras(profile) as [simulated]:
+        async with talk(simulated, simulated.block(scheme=scheme)) as camera:
+            assert (await camera.device()).serial == simulated.device.serial
+            assert (await camera.level()).rank == "admin"
+            await camera.parameters("Brand")
+            await camera.parameters("Network")
+        refused = [request for request in simulated.requests if request.status == 401]
+        assert [request.credentials for request in refused] in ([None], [""]), refused
+        assert simulated.most_in_flight == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("profile", ["mid", "new"])
+async def test_a_wrong_password_is_sent_exactly_once(profile: str, scheme: str) -> None:
+    with cameras(profile) as [simulated]:
+        wrong = simulated.block(password="hunter2wrong", scheme=scheme)
+        for _ in range(3):  # three conversations, as a flow with three tools has
+            async with talk(simulated, wrong) as camera:
+                for _ in range(2):
+                    with pytest.raises(Unauthorized) as caught:
+                        await camera.parameters("Network")
+                    assert "hunter2wrong" not in str(caught.value) and not isinstance(caught.value, Forbidden)
+        assert len([request for request in simulated.requests if request.credentials]) == 1
+
+
+async def test_a_level_that_is_too_low_is_not_a_wrong_password(dome: Simulated) -> None:
+    for answer in ("401", "403"):
+        dome.device.insufficient = answer  # type: ignore[assignment]
+        async with talk(dome, dome.block("viewer")) as camera:
+            with pytest.raises(Forbidden):
+                await camera.xml("/axis-cgi/applications/list.cgi")
+            assert (await camera.level()).name == "viewer"
+    async with talk(dome, dome.block("viewer")) as camera:  # and the password is not remembered as refused
+        assert await camera.parameters("Brand")
+
+
+async def test_an_expired_nonce_is_answered_once_with_the_new_one(dome: Simulated) -> None:
+    async with talk(dome, dome.block(scheme="http")) as camera:
+        await camera.parameters("Brand")
+        dome.device.auth.expire_nonces()
+        assert await camera.parameters("Brand")
+        dome.device.faults.add(PARAM, Fault("stale", count=2))
+        before = len(dome.requests)
+        with pytest.raises(ToolError):
+            await camera.parameters("Brand")
+        assert len(dome.requests) - before == 2
+
+
+async def test_another_device_at_the_address_gets_no_credentials(dome: Simulated) -> None:
+    async with talk(dome, dome.block(scheme="http")) as camera:
+        await camera.device()
+        dome.device.auth.realm = "AXIS_ACCC8E000001"  # type: ignore[misc]
+        with pytest.raises(Untrusted, match="ACCC8E000001"):
+            await camera.parameters("Network")
+        assert not [request for request in dome.requests if request.credentials]
+
+
+async def test_basic_is_not_sent_in_clear_text_unless_the_block_allows_it(dome: Simulated) -> None:
+    dome.device.params.set("Network.HTTP.AuthenticationPolicy", "basic")
+    async with talk(dome, dome.block(scheme="http")) as camera:
+        with pytest.raises(Unauthorized, match="basic_over_http"):
+            await camera.parameters("Network")
+    assert not [request for request in dome.requests if request.credentials]
+    async with talk(dome, dome.block(scheme="http", basic_over_http=True)) as camera:
+        assert await camera.parameters("Network")
+        assert camera.login_scheme == "basic" and "clear text" in camera.notes[0]
+
+
+# --- certificates ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_certificate_that_is_not_pinned_gets_nothing(dome: Simulated) -> None:
+    block = dome.block()
+    fingerprint = dome.change_certificate()
+    with pytest.raises(Untrusted, match=fingerprint):
+        async with talk(dome, block):
+            pass
+    assert dome.requests == []
+
+
+async def test_a_self_signed_certificate_is_not_trusted_by_itself(dome: Simulated) -> None:
+    with pytest.raises(Untrusted, match="self-signed"):
+        async with talk(dome, dome.block(verification="system")):
+            pass
+    assert dome.requests == []
+
+
+async def test_a_certificate_nobody_checks_is_said(dome: Simulated) -> None:
+    async with talk(dome, dome.block(verification="off")) as camera:
+        assert "not checked" in camera.notes[0]
+        assert camera.certificate is not None and camera.certificate.fingerprint == dome.fingerprint
+        assert camera.certificate.days_left is not None and camera.certificate.days_left > 1000
+
+
+# --- who it is ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_camera_without_accounts_is_said_to_need_its_set_up() -> None:
+    with cameras("needs-setup") as [simulated]:
+        with pytest.raises(NeedsSetup, match="no account yet"):
+            async with talk(simulated):
+                pass
+        assert not [request for request in simulated.requests if request.credentials]
+
+
+async def test_a_camera_that_starts_is_not_ready_and_may_be_asked_later(dome: Simulated) -> None:
+    dome.device.ready = False
+    with pytest.raises(NotReady) as caught:
+        async with talk(dome):
+            pass
+    assert caught.value.retryable
+
+
+async def test_what_a_camera_can_do_is_asked_once_until_it_starts_again(dome: Simulated) -> None:
+    for _ in range(2):
+        async with talk(dome) as camera:
+            capabilities = await camera.capabilities()
+            assert capabilities.has("light-control") and capabilities.at_least("basic-device-info", "1.2")
+            assert not capabilities.at_least("basic-device-info", "99.0") and capabilities.flag(
+                "Properties.HTTPS.HTTPS"
+            )
+    assert len(dome.asked("/axis-cgi/apidiscovery.cgi")) == 1 == len(dome.asked("/axis-cgi/basicdeviceinfo.cgi"))
+    dome.device.boot_id = "another"
+    async with talk(dome) as camera:
+        await camera.capabilities()
+    assert len(dome.asked("/axis-cgi/apidiscovery.cgi")) == 2
+
+
+# --- the families --------------------------------------------------------------------------------------------------------
+
+
+async def test_parameters_have_no_root_and_unknown_groups_are_absent(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        found = await camera.parameters("root.Brand", "NoSuch.Group", "ImageSource.I0.DayNight")
+    assert found["Brand.Brand"] == "AXIS" and "ImageSource.I0.DayNight.IrCutFilter" in found
+    assert not [name for name in found if name.startswith(("root.", "NoSuch"))]
+
+
+async def test_definitions_say_what_a_parameter_takes(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        found = await camera.definitions("ImageSource.I0.DayNight")
+    cut, shift = found["ImageSource.I0.DayNight.IrCutFilter"], found["ImageSource.I0.DayNight.ShiftLevel"]
+    assert cut.type == "enum" and cut.choices == ("no", "yes", "auto") and cut.level == "7714"
+    assert (shift.type, shift.minimum, shift.maximum) == ("int", 0, 100)
+
+
+async def test_a_parameter_that_is_not_taken_says_which(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        await camera.set_parameters({"ImageSource.I0.DayNight.IrCutFilter": "yes"})
+        with pytest.raises(Declined, match=r"ImageSource\.I0\.Foo"):
+            await camera.set_parameters({"ImageSource.I0.Foo": "bar"})
+        with pytest.raises(InvalidParameters, match="control characters"):
+            await camera.set_parameters({"ImageSource.I0.DayNight.IrCutFilter": "yes\naction=remove"})
+        with pytest.raises(ValueError, match="not the name"):
+            await camera.parameters("Brand&action=remove")
+    assert dome.device.params.get("ImageSource.I0.DayNight.IrCutFilter") == "yes"
+
+
+async def test_groups_are_added_and_removed(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        name = await camera.add_parameters(
+            "streamprofile", "StreamProfile", {"StreamProfile.S.Name": "mobile", "StreamProfile.S.Parameters": "fps=5"}
+        )
+        assert (await camera.parameters(f"StreamProfile.{name}"))[f"StreamProfile.{name}.Name"] == "mobile"
+        await camera.remove_parameters(f"StreamProfile.{name}")
+        assert await camera.parameters(f"StreamProfile.{name}") == {}
+        with pytest.raises(Declined):
+            await camera.remove_parameters(f"StreamProfile.{name}")
+
+
+async def test_errors_of_json_functions_are_read_at_any_status(dome: Simulated) -> None:
+    path = "/axis-cgi/lightcontrol.cgi"
+    async with talk(dome) as camera:
+        with pytest.raises(Declined, match="no such light") as caught:
+            await camera.call(path, "getLightStatus", {"lightID": "led9"}, meanings={1002: "there is no such light"})
+        assert caught.value.code == 1002
+        with pytest.raises(Unsupported):
+            await camera.call(path, "sing", meanings={2004: Unsupported})
+        dome.device.faults.add(path, "500-json")
+        with pytest.raises(Declined, match="1100") as internal:
+            await camera.call(path, "getLightInformation")
+        assert internal.value.code == 1100
+        dome.device.faults.add(path, "code-as-string")
+        with pytest.raises(ToolError):
+            await camera.call(path, "getLightInformation")
+
+
+async def test_faults_of_soap_carry_their_name(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        rules = await camera.soap(Element(f"{{{ACTION}}}GetActionRules"), action=f"{ACTION}/GetActionRules")
+        assert str(rules.tag) == f"{{{ACTION}}}GetActionRulesResponse"
+        remove = Element(f"{{{ACTION}}}RemoveActionRule")
+        number = Element(f"{{{ACTION}}}RuleID")
+        number.text = "4711"
+        remove.append(number)
+        with pytest.raises(Missing) as caught:
+            await camera.soap(remove, action=f"{ACTION}/RemoveActionRule", write=True)
+    assert caught.value.fault == "ActionRuleNotFoundFault"
+
+
+async def test_resources_of_the_device_configuration_are_read_and_refused() -> None:
+    with cameras("new") as [simulated]:
+        async with talk(simulated) as camera:
+            discovered = await camera.rest("GET", "/config/discover")
+            assert "apis" in discovered
+            with pytest.raises((Unsupported, Missing)):
+                await camera.rest("GET", "/config/rest/no-such-thing/v1")
+
+
+async def test_text_functions_raise_what_they_say_at_status_200(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        dome.device.faults.add("/axis-cgi/imagesize.cgi", "error-text")
+        with pytest.raises(Declined, match="another opinion"):
+            await camera.text("/axis-cgi/imagesize.cgi", {"camera": "1"})
+        with pytest.raises(Unsupported, match="does not support"):
+            await camera.text("/axis-cgi/nosuch.cgi")
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("hang", Unreachable),
+        ("close", Unreachable),
+        ("reset", Nonsense),
+        ("truncate", Nonsense),
+        ("truncate-json", Nonsense),
+        ("html", Nonsense),
+        ("empty", Nonsense),
+        ("garbage", Nonsense),
+        ("oversized", Nonsense),
+        ("gzip-bomb", Nonsense),
+        ("500", Busy),
+        ("503", Busy),
+        ("503-retry", Busy),
+        ("404", Unsupported),
+        ("405", Unsupported),
+        ("429", Busy),
+        ("redirect", Rejected),
+    ],
+)
+async def test_each_fault_is_an_error_that_says_what_it_is(
+    dome: Simulated, fault: Any, expected: type[ToolError]
+) -> None:
+    path = "/axis-cgi/lightcontrol.cgi"
+    async with talk(dome, timeout=1.0) as camera:
+        await camera.level()
+        dome.device.faults.add(path, Fault(fault, size=6 << 20))
+        began = time.monotonic()
+        with pytest.raises(expected) as caught:
+            await camera.call(path, "getLightInformation")
+        assert time.monotonic() - began < 4
+        assert len(str(caught.value)) < 600 and "pass" not in str(caught.value).replace("password", "")
+        # The conversation goes on: the next request gets a connection of its own if it has to.
+        assert await camera.call(path, "getLightInformation")
+
+
+async def test_a_lost_answer_to_a_write_is_not_sent_again(dome: Simulated) -> None:
+    path = "/axis-cgi/lightcontrol.cgi"
+    async with talk(dome, timeout=1.0) as camera:
+        await camera.level()
+        for fault in ("hang", "close"):
+            dome.device.faults.add(path, fault)  # type: ignore[arg-type]
+            before = len(dome.requests)
+            with pytest.raises(Unanswered) as caught:
+                await camera.call(path, "activateLight", {"lightID": "led0"}, write=True)
+            assert not caught.value.retryable and len(dome.requests) - before == 1
+
+
+async def test_a_redirect_to_https_says_to_use_it(dome: Simulated) -> None:
+    async with talk(dome, dome.block(scheme="http")) as camera:
+        await camera.level()
+        dome.device.faults.add(PARAM, "redirect-https")
+        with pytest.raises(Rejected, match="scheme https in the block"):
+            await camera.parameters("Brand")
+
+
+async def test_what_is_no_camera_is_said_to_be_none() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline() not in {b"\r\n", b""}:
+            pass
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n<html>hi</html>")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        block = AxisCredentials(username="root", password="pass", scheme="http", port=port)
+        with pytest.raises(Nonsense, match="web page"):
+            async with open_camera(
+                "default",
+                "127.0.0.1",
+                "127.0.0.1",
+                credentials=block,
+                port=None,
+                timeout=2,
+                pace=Paces(Pacer(100_000), 0).of("127.0.0.1"),
+            ):
+                pass
+
+
+async def test_transports_of_ones_own_log_in_with_a_nonce_of_their_own(dome: Simulated) -> None:
+    async with talk(dome, dome.block(scheme="http")) as camera:
+        await camera.device()
+        await camera.level()
+        place = camera.rtsp_place(8554)
+        assert place.login is not None and place.login.proven and place.login.serial == dome.device.serial
+        assert (place.address, place.port, place.tls) == (dome.address, 8554, None) and "pass'" not in repr(place)
+        place.login.challenged([f'Digest realm="AXIS_{dome.device.serial}", nonce="of-rtsp", stale=FALSE'], tried=0)
+        assert 'nonce="of-rtsp"' in (place.login.authorization("DESCRIBE", "rtsp://x/") or "")
+        assert await camera.parameters("Network")  # whose own nonce still holds
+        assert camera.websocket_place().port == dome.port
+
+
+async def test_a_password_the_camera_repeats_is_not_in_the_error(perform: Any, dome: Simulated) -> None:
+    said = {"apiVersion": "1.0", "error": {"code": 1000, "message": "wrong: hunter2secret"}}
+    dome.device.faults.add("/axis-cgi/systemready.cgi", Fault("answer", response=Response.json(said), count=None))
+    dome.device.faults.add("/axis-cgi/basicdeviceinfo.cgi", Fault("answer", response=Response.json(said), count=None))
+    dome.device.faults.add(
+        PARAM, Fault("answer", response=Response.text("# Error: hunter2secret"), count=None, bare=True)
+    )
+    dome.device.faults.add(
+        "/axis-cgi/usergroup.cgi", Fault("answer", response=Response.text("root\n"), count=None, bare=True)
+    )
+    with pytest.raises(Declined) as caught:
+        await perform(
+            vapix_device_info,
+            {"targets": [dome.address], "credentials": "axis/yard"},
+            blocks={"axis/yard": dome.block(password="hunter2secret")},
+        )
+    assert "hunter2" not in str(caught.value) and "***" in str(caught.value)
+
+
+# --- alone with it -------------------------------------------------------------------------------------------------------
+
+
+async def test_one_request_is_under_way_at_a_time(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        await asyncio.gather(*(camera.parameters("Brand") for _ in range(8)))
+    assert dome.most_in_flight == 1
+
+
+async def test_others_wait_until_the_conversation_is_let_go(dome: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_camera, "OTHERS_SECONDS", 0.3)
+    async with talk(dome) as first:
+        with pytest.raises(Busy, match="Another run"):
+            async with talk(dome):
+                pass
+        await first.let_go()
+        async with talk(dome) as second:
+            assert await second.parameters("Brand")
+            with pytest.raises(Busy):
+                await first.parameters("Brand")
+        assert await first.parameters("Brand")
+
+
+async def test_a_stream_ends_with_its_time_and_its_bytes_are_counted(dome: Simulated) -> None:
+    async with talk(dome) as camera:
+        await camera.level()
+        await camera.let_go()
+        async with camera.stream("/axis-cgi/mjpg/video.cgi", {"fps": "10"}, seconds=0.8) as stream:
+            received = 0
+            async for chunk in stream:
+                received += len(chunk)
+            assert stream.over and stream.received == received > 1000
+            assert "multipart" in stream.headers["content-type"]
+            # Others may ask meanwhile, on their own connection.
+        assert await camera.parameters("Brand")
+
+
+async def test_a_stream_that_falls_silent_is_unreachable() -> None:
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline() not in {b"\r\n", b""}:
+            pass
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nsome bytes")
+        await asyncio.sleep(5)
+        writer.close()
+
+    async def read_all(stream: Stream) -> None:
+        async for _ in stream:
+            pass
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        pinned = PinnedUrl(
+            url=url, scheme="http", host="127.0.0.1", port=int(url.rpartition(":")[2]), address="127.0.0.1"
+        )
+        session = Session(url, pinned)
+        async with session.stream("GET", "/", seconds=5, idle=0.3) as stream:
+            with pytest.raises(Unreachable, match="after 10 bytes"):
+                await read_all(stream)
+
+
+async def test_packets_are_paid_for_before_they_are_sent(dome: Simulated) -> None:
+    pace = Paces(Pacer(1000), 100).of(dome.address)
+    began = time.monotonic()
+    async with open_camera(
+        "default",
+        dome.address,
+        dome.address,
+        credentials=dome.block(scheme="http"),
+        port=None,
+        timeout=1.0,
+        pace=pace,
+    ) as camera:
+        for _ in range(60):  # more waiting for the pace than one answer may take
+            await camera.parameters("Brand")
+    assert time.monotonic() - began > 60 * 3 / 100
+
+
+async def test_the_clock_of_the_camera_is_noted() -> None:
+    with cameras(Device("mid", clock_offset=-7200)) as [simulated]:
+        async with talk(simulated, simulated.block("root")) as camera:
+            await camera.device()
+            assert camera.clock is not None
+            device_at, our_time = camera.clock
+    assert -7203 < (device_at - our_time).total_seconds() < -7197
