@@ -162,7 +162,6 @@ async def test_it_controls_lights(profile: str) -> None:
             assert isinstance(await lights.get_current_intensity(light), int)
             await lights.deactivate_light(light)
             assert await lights.get_light_status(light) is False
-            assert await lights.get_supported_versions() == [camera.device.profile.apis["light-control"]]
         assert camera.device.errors == []
 
 
