@@ -20,8 +20,17 @@ _HEADERS = (
     rb"(?:proxy-)?authorization|authentication|(?:set-)?cookie2?|x-api-key|api-key|apikey|x-auth-(?:token|key)|x-access-token"
     rb"|x-(?:csrf|xsrf)-token|x-csrftoken|x-amz-security-token|x-vault-token|private-token|x-goog-api-key|x-functions-key"
 )
+_BEGINS = rb"(?:(?<![a-z])|(?<=%[0-9a-f][0-9a-f])|(?<=%25[0-9a-f][0-9a-f]))"
+"""Where a word begins: not behind a letter, unless that is the end of a percent-encoded character."""
 _NAMES = (
-    rb"pass(?:word|wd|phrase|code|wort)|(?<![a-z])(?:pass|pwd|pw|psw|token|auth|sid|jwt|pin)(?![a-z])|secret|api[_-]?key"
+    rb"pass(?:word|wd|phrase|code|wort)|"
+    + _BEGINS
+    + rb"(?:pass|pwd|pw|psw|token|auth|sid|jwt|pin)(?![a-z])|secret|api[_-]?key"
+    # Not any word that ends so: a compass and a bypass are none.
+    rb"|"
+    + _BEGINS
+    + rb"(?:user|usr|new|old|current|cur|my|login|admin|root|web|mail|smtp|ftp|db|sql|wifi|wlan|wpa|ppp|vpn|proxy|key"
+    rb"|confirm|conf|repeat|retype|verify|re)(?:pass|pwd|pw)(?![a-z])"
     rb"|access[_-]?key|private[_-]?key|(?:access|refresh|id|auth|session|csrf|bearer|security)[_-]?token|session[_-]?id"
     rb"|sessid|credential|community"
 )
@@ -67,6 +76,14 @@ _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
             + rb"\\\"[^\"\\\r\n]{1,4096}|"
             + _VALUE
             + rb")",
+            0,
+        ),
+        # The same once more percent-encoded: an address inside an address, JSON inside a form.
+        (
+            rb"(?i)(?:"
+            + _NAMES
+            + rb")[\w.-]{0,30}(?:%(?:25)?(?:22|27|5d)){0,3}%(?:25)?(?:3d|3a)(?:%(?:25)?(?:20|22|27)|\+){0,3}"
+            + rb"((?:(?!%(?:25)?2[267])[^\s&;,<>\"'{}\]]){1,4096})",
             0,
         ),
         # <wsse:Password Type="...">value</...>
@@ -129,7 +146,7 @@ def secrets(data: bytes, ports: Collection[int] = ()) -> list[Span]:
     """
     found = [match.span(1) for pattern in _PATTERNS for match in pattern.finditer(data)]
     found += _sasl(data, ports)
-    for look in _BINARY:
+    for look in _OTHERS:
         found += look(data, ports)
     return _merged(found)
 
@@ -229,6 +246,21 @@ def _sasl(data: bytes, ports: Collection[int]) -> Iterator[Span]:
         yield 0, len(whole[0].rstrip(b"\r\n"))
 
 
+_INPUT = re.compile(rb"(?i)<input\b(?:[^<>\"']|\"[^\"]{0,1000}(?:\"|\Z)|'[^']{0,1000}(?:'|\Z)){0,500}")
+_INPUT_VALUE = re.compile(rb"(?i)\bvalue\s{0,4}=\s{0,4}(?:\"([^\"]+)|'([^']+)|([^\s>\"']+))")
+_INPUT_IS_SECRET = re.compile(
+    rb"(?i)\btype\s{0,4}=\s{0,4}[\"']?password\b|\b(?:name|id)\s{0,4}=\s{0,4}[\"']?[^\s\"'>]{0,40}?(?:" + _NAMES + rb")"
+)
+
+
+def _html(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+    """HTML: the value of an input that is a password, or is called like one. Its attributes come in any order."""
+    for match in _INPUT.finditer(data):
+        if _INPUT_IS_SECRET.search(match[0]) and (value := _INPUT_VALUE.search(match[0])):
+            first, last = value.span(value.lastindex or 0)
+            yield match.start() + first, match.start() + last
+
+
 def _ber_length(data: bytes, at: int) -> tuple[int, int] | None:
     """Length of a BER element whose length octets begin at `at`, and where its content begins (X.690, 8.1.3)."""
     if at >= len(data):
@@ -291,4 +323,4 @@ def _byte(data: bytes, at: int, otherwise: int) -> int:
     return data[at] if 0 <= at < len(data) else otherwise
 
 
-_BINARY: tuple[Callable[[bytes, Collection[int]], Iterator[Span]], ...] = (_snmp, _ldap, _mqtt, _postgresql)
+_OTHERS: tuple[Callable[[bytes, Collection[int]], Iterator[Span]], ...] = (_html, _snmp, _ldap, _mqtt, _postgresql)

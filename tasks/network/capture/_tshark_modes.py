@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from tasks.core.errors import NotFound
-from tasks.network.capture._mask import mask_pieces, mask_text, printable
+from tasks.core.offload import offload
+from tasks.network.capture._mask import mask_text
 from tasks.network.capture._source import Opened
 from tasks.network.capture._tshark_fields import FieldInfo, shortened
 from tasks.network.capture._tshark_output import (
@@ -22,9 +23,7 @@ from tasks.network.capture._tshark_output import (
     Conversations,
     Lines,
     Notes,
-    Piece,
     Rows,
-    Stream,
     read_endpoints,
     read_hierarchy,
 )
@@ -38,6 +37,7 @@ from tasks.network.capture._tshark_rows import (
     ProtocolFrames,
     Segment,
 )
+from tasks.network.capture._tshark_stream import show
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -47,6 +47,10 @@ STATISTICS_BYTES = 32 << 20
 """Output of a statistic that is kept: hundreds of thousands of lines."""
 FOLLOW_BYTES = 32 << 20
 """Output of a followed stream that is kept."""
+AT_ONCE_BYTES = 256 << 10
+"""Output of a followed stream that is read here; a longer one is worth a process of its own, or others wait for it."""
+SHOW_SECONDS = 120.0
+SHOW_MEMORY_BYTES = 1 << 30
 _SEVERITIES = ("error", "warning", "note", "comment", "chat")
 
 
@@ -195,57 +199,38 @@ class Reading:
             max_output_bytes=FOLLOW_BYTES,
         )
         self._note_cut(is_cut_short(done))
-        stream = Stream.read(
-            done.stdout.decode(errors="replace"), cut=done.truncated and len(done.stdout) >= FOLLOW_BYTES
-        )
+        cut = done.truncated and len(done.stdout) >= FOLLOW_BYTES
+        order = (done.stdout, cut, self.reveal, self.rows, self.result_bytes)
+        if len(done.stdout) <= AT_ONCE_BYTES:
+            stream = show(*order)
+        else:
+            stream = await offload(show, *order, timeout=SHOW_SECONDS, memory_bytes=SHOW_MEMORY_BYTES)
         if not stream.hosts[0]:
             raise NotFound(
                 f"The capture has no {protocol} stream {number}.",
                 hint="mode conversations with the layer tcp or udp lists the streams.",
             )
-        if done.truncated and len(done.stdout) >= FOLLOW_BYTES:
+        if cut:
             self.notes.append("The stream is longer than what is read of one; its beginning was.")
-        return self._segments(stream)
-
-    def _segments(self, stream: Stream) -> Found:
-        shown = self._shown(stream)
-        room = self.result_bytes
-        kept: list[Segment] = []
-        for piece, data in zip(stream.pieces, shown, strict=True):
-            text = printable(data)
-            room -= len(text.encode("utf-8", "replace")) + 120  # what the other fields take
-            if room < 0 or len(kept) >= self.rows:
-                break
-            kept.append(
-                Segment(
-                    frame=piece.frame,
-                    at=datetime.fromtimestamp(piece.time, UTC),
-                    from_client=piece.from_first,
-                    size_bytes=len(piece.data),
-                    text=text,
-                )
-            )
         client, server = (f"{_bracketed(host)}:{port}" for host, port in zip(stream.hosts, stream.ports, strict=True))
+        segments = [
+            Segment(
+                frame=told.frame,
+                at=datetime.fromtimestamp(told.time, UTC),
+                from_client=told.from_first,
+                size_bytes=told.size_bytes,
+                text=told.text,
+            )
+            for told in stream.told
+        ]
         followed = FollowedStream(
             client=client,
             server=server,
-            client_bytes=sum(len(piece.data) for piece in stream.pieces if piece.from_first),
-            server_bytes=sum(len(piece.data) for piece in stream.pieces if not piece.from_first),
-            segments=kept,
+            client_bytes=stream.first_bytes,
+            server_bytes=stream.second_bytes,
+            segments=segments,
         )
-        return Found(len(stream.pieces), len(kept), {"stream": followed})
-
-    def _shown(self, stream: Stream) -> list[bytes]:
-        """What each piece may show: one side's secrets may be spread over several pieces."""
-        if self.reveal:
-            return [piece.data for piece in stream.pieces]
-
-        def side(first: bool) -> Iterable[bytes]:
-            wanted: list[Piece] = [piece for piece in stream.pieces if piece.from_first == first]
-            return mask_pieces((piece.data for piece in wanted), stream.ports)
-
-        sides = {True: iter(side(True)), False: iter(side(False))}
-        return [next(sides[piece.from_first]) for piece in stream.pieces]
+        return Found(stream.pieces, len(segments), {"stream": followed})
 
     # --- running it --------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,16 @@ ENCODED = base64.b64encode(b"\0bob\0" + SECRET)
         b"POST /users HTTP/1.1\r\n\r\nuser%%5Bname%%5D=bob&user%%5Bpassword%%5D=%s&remember=1".replace(b"%%", b"%"),
         rb'{"event": "{\"user\":\"bob\",\"password\":\"%s\"}"}',
         b"GET http://bob:%s@proxy.example/ HTTP/1.1\r\n",
+        b"POST /users HTTP/1.1\r\n\r\nuserpass=%s&remember=1",
+        b"POST /users HTTP/1.1\r\n\r\nnewpass=%s&confirmPwd=%s&remember=1",
+        b"GET /?next=%2Flogin%3Fpassword%3D%s%26remember=1 HTTP/1.1\r\n",
+        b"GET /?next=%252Flogin%253Ftoken%253D%s%2526remember=1 HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\r\n\r\njson=%7B%22password%22%3A%22%s%22%2C%22remember=1",
+        b'<form><input type=password name=p value="%s">remember=1',
+        b"<form><INPUT VALUE='%s' id=x TYPE='password'/>remember=1",
+        b'<form><input\n name="wlan_passphrase" title="a > b" value = %s >remember=1',
+        b'<input type="hidden" name="csrf_token" value="%s">',
+        b'<form><input type="password" value="%s',
         b"-----BEGIN RSA PRIVATE KEY-----\n%s\n-----END RSA PRIVATE KEY-----\n",
         b"USER bob\r\nPASS %s\r\nCWD /\r\n",
         b"USER bob\r\nPASS two words %s\r\n",
@@ -82,6 +92,8 @@ def test_what_is_no_secret_stays() -> None:
         b"AUTH TLS\r\n234 go ahead\r\n",
         b"220 mail.example ESMTP\r\n250-AUTH PLAIN LOGIN\r\n",
         b"331 Password required for bob\r\n",
+        b"GET /?compass=north&bypass=1&overpass=x HTTP/1.1\r\n",
+        b'<input type="text" name="city" value="Berlin"><input type="password" name="p"><input value="x">',
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"",
     ):
@@ -119,7 +131,9 @@ def test_any_bytes_can_be_masked_whole_or_in_pieces(data: bytes, cuts: list[int]
     "unit",
     [b"A", b"a=", b"password", b"pass:", b"://a:", b'"', b"\\", b"name=\r\n", b" ", b"\r\n ", b"<token", b"eyJ", b"AUTH A\r\n",
      b"$4\r\nAUTH\r\n$1\r\n", b"\x60\x00", b"x" * 50 + b"=", b"-----BEGIN PRIVATE KEY-----", b"Cookie:", b"\n",
-     b"name=password;", b"name=password\r\n", b"Content-Disposition: x; name=password\r\n", b"eyJaaaaaaaa-", b"eyJaaaaaaaa.eyJaaa"],
+     b"name=password;", b"name=password\r\n", b"Content-Disposition: x; name=password\r\n", b"eyJaaaaaaaa-", b"eyJaaaaaaaa.eyJaaa",
+     b"<input ", b'<input "', b"<input type=password value=", b'<input type=password value="', b"'<input", b"password%3D", b"pass%22",
+     b"userpass", b"newnewnew", b"%253D"],
 )  # fmt: skip
 def test_the_cost_grows_with_the_payload_and_not_with_its_square(unit: bytes) -> None:
     def seconds(size: int) -> float:

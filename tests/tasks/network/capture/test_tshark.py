@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -529,3 +530,27 @@ def test_times_keep_their_nanoseconds() -> None:
     assert iso_time("1700000000.000000001") == "2023-11-14T22:13:20.000000001Z"
     assert iso_time("Jan  1, 1970 00:00:00.000000000 UTC") == "1970-01-01T00:00:00.000000000Z"
     assert iso_time("Not representable") == "Not representable"
+
+
+async def test_a_long_stream_is_masked_without_keeping_everybody_else_waiting(perform: Perform, tmp_path: Path) -> None:
+    lines = b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\nCookie: sid=topsecret%d\r\n\r\n" % (n, n) for n in range(900))
+    store = CaptureStore(folder=tmp_path / "store")
+    path = store.new("long.pcap", expected_bytes=20 << 20)
+    wrpcap(str(path), conversation(40000, 80, [(True, lines[:50_000])] * 200, START))
+    store.commit(path)
+    longest, done = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not done:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    watching = asyncio.create_task(watch())
+    result = await perform(tshark, {"capture": "long.pcap", "mode": "follow", "stream": 0}, store=store)
+    done = True
+    await watching
+    assert result.stream.client_bytes == 200 * 50_000 and "topsecret" not in result.model_dump_json()
+    assert "***" in result.stream.segments[0].text
+    assert longest < 0.7
