@@ -165,6 +165,7 @@ def _position(head: Head) -> str:
     here = head.position()
     lines = [f"{name}={here[name]:.4f}" for name in ("pan", "tilt") if name in here]
     lines += [f"{name}={here[name]:.0f}" for name in ("zoom", "focus", "iris") if name in here]
+    lines.append("brightness=4999")
     lines += [f"{name}={'on' if on else 'off'}" for name, on in head.switches.items()]
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ from lab.axis_camera import ACCOUNTS, Camera, cameras
 from pydantic import ValidationError
 
 from deployments.demo.axis_camera import Device, Fault, Response
-from deployments.demo.axis_camera._api_ptz import PTZ_CGI, QUEUE_CGI, head_of
+from deployments.demo.axis_camera._api_ptz import PTZ_CGI, QUEUE_CGI, head_of, watch
 from deployments.demo.axis_camera._ptz_head import Axis, Head
 from tasks.core.errors import (
     Busy,
@@ -564,6 +564,47 @@ def test_the_simulated_head_moves_over_time_clamps_and_goes_on_until_it_is_stopp
     assert head.position()["tilt"] == -90 and head.driven(), "at its limit it still wants on"
     head.stop()
     assert not head.driven()
+
+
+async def test_the_simulated_head_tells_its_subscribers_when_it_moves_and_when_it_rests(camera: Camera) -> None:
+    told: list[tuple[str, str]] = []
+    camera.device.subscribe(
+        lambda event: told.extend((event.topic.rsplit("/", 2)[1], value) for value in event.data.values())
+    )
+    head = head_of(camera.device)
+
+    def move() -> None:
+        head.go({"pan": 45.0, "tilt": -10.0, "zoom": 2000.0})
+        watch(camera.device, head)
+
+    camera.device.call(move)
+    await until(lambda: ("tnsaxis:Move", "0") in told)
+    assert told.index(("tnsaxis:Move", "1")) < told.index(("tnsaxis:Move", "0"))
+    await until(lambda: ("tnsaxis:PTZPresets", "1") in told)
+
+
+async def test_the_axis_library_moves_the_simulated_head(camera: Camera) -> None:
+    import httpx
+    from axis.device import AxisDevice
+    from axis.models.configuration import Configuration
+    from axis.models.ptz_cgi import PtzMove, PtzQuery
+
+    async with httpx.AsyncClient() as session:
+        theirs = AxisDevice(
+            Configuration(session, camera.address, username="root", password="pass", port=camera.port, web_proto="http")
+        )
+        ptz = theirs.vapix.ptz
+        await ptz.control(pan=30, tilt=-10, zoom=100, speed=100)
+        head = head_of(camera.device)
+        await until(lambda: not head.moving())
+        assert b"pan=30.0000\ntilt=-10.0000\nzoom=100\n" in await ptz.query(PtzQuery.POSITION)
+        await ptz.control(continuous_pantilt_move=(10, 0))
+        assert head.driven()
+        await ptz.control(move=PtzMove.STOP)
+        assert not head.driven()
+        assert b"presetposno2=Gate" in await ptz.query(PtzQuery.PRESETPOSCAM)
+        assert await ptz.configured_device_driver() == b"Sim PTZ driver\n"
+        assert b"Error" not in await ptz.available_ptz_commands()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
