@@ -21,7 +21,7 @@ import httpx
 import pytest
 from lab.axis_camera import PASSWORD, Camera, cameras
 
-from deployments.demo.axis_camera import PROFILES, Account, Device, Fault, find_profile
+from deployments.demo.axis_camera import HOSTILE, PROFILES, Account, Device, Fault, Logged, find_profile
 from deployments.demo.axis_camera._auth import Authenticator, Throttle, offered, parse_digest
 from deployments.demo.axis_camera._parameters import ParameterTree, Update, parse
 
@@ -468,6 +468,20 @@ def test_properties_can_be_asked_one_by_one(mid: Camera) -> None:
     assert len(client.call(INFO, "getAllProperties")["data"]["propertyList"]) == 14
 
 
+def test_unknown_keys_are_ignored_or_refused_as_told(fresh: Callable[..., Camera]) -> None:
+    camera = fresh("mid")
+    client, asked = Client(camera, None), {"apiVersion": "1.0", "method": "getApiList", "colour": "red"}
+    assert "data" in client.http.post("/axis-cgi/apidiscovery.cgi", json=asked).json()
+    camera.device.strict_json = True
+    assert client.http.post("/axis-cgi/apidiscovery.cgi", json=asked).json()["error"]["code"] == 1000
+
+
+def test_temperatures_are_for_operators(mid: Camera) -> None:
+    path = "/axis-cgi/temperaturecontrol.cgi"
+    assert Client(mid, "viewer").get(path, action="statusall").status_code == 401
+    assert "Sensor.S0.Celsius=41.25\n" in Client(mid, "operator").get(path, action="statusall").text
+
+
 # --- param.cgi ---------------------------------------------------------------------------------------------------------
 
 
@@ -659,6 +673,20 @@ def test_old_devices_answer_in_latin_1(fresh: Callable[..., Camera]) -> None:
     assert client.get(
         PARAM, action="list", group="Image.I0.Text.String"
     ).content == "Image.I0.Text.String=Straße\n".encode("latin-1")
+
+
+def test_unknown_and_repeated_arguments_are_errors_at_200(mid: Camera) -> None:
+    client = Client(mid)
+    assert client.get(PARAM, action="list", group="Brand", colour="red").text == "# Error: Invalid argument 'colour'\n"
+    assert client.http.get(f"{PARAM}?action=list&group=Brand&group=Image").text == "# Error: Invalid argument 'group'\n"
+
+
+def test_percent_signs_are_decoded_and_a_raw_backslash_is_taken(fresh: Callable[..., Camera]) -> None:
+    camera = fresh("mid")
+    raw = r"/axis-cgi/param.cgi?action=update&Image.I0.Text.String=a%2Fb%5Cc%3Ad\e"
+    header = digest(camera, "GET", raw)
+    heard = talk(camera, f"GET {raw} HTTP/1.1\r\nHost: x\r\nAuthorization: {header}\r\n\r\n".encode())
+    assert heard.endswith(b"OK") and camera.device.params.get("Image.I0.Text.String") == r"a/b\c:d\e"
 
 
 def test_an_unknown_action_is_an_error_at_200(mid: Camera) -> None:
@@ -946,6 +974,24 @@ def test_view_areas_map_cameras_to_the_sensor(mid: Camera) -> None:
     found = Client(mid, "viewer").call("/axis-cgi/viewarea/info.cgi", "list")["data"]["viewAreas"]
     assert [area["camera"] for area in found] == list(range(1, 9)) and not found[0]["configurable"]
     assert found[1]["canvasSize"] == {"horizontal": 1920, "vertical": 1080}
+
+
+def test_an_installer_can_mean_harm(fresh: Callable[..., Camera]) -> None:
+    camera = fresh(
+        "mid", names=dict.fromkeys(("view", "source", "port", "text", "friendly", "model", "profile"), HOSTILE)
+    )
+    client = Client(camera)
+    assert HOSTILE.encode() in client.get(PARAM, action="list", group="Image.I0.Name").content
+    named = client.call(INFO, "getAllUnrestrictedProperties")["data"]["propertyList"]["ProdFullName"]
+    assert named == HOSTILE == camera.device.params.get("StreamProfile.S0.Name")
+
+
+def test_the_log_forgets_the_oldest_of_very_many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.demo.axis_camera._device.MOST_REQUESTS", 10)
+    device = Device("mid")
+    for number in range(25):
+        device.remember(Logged("GET", f"/{number}", "", "http", "127.0.0.1"))
+    assert len(device.requests) <= 10 and device.requests[-1].path == "/24"
 
 
 def test_serials_of_two_cameras_differ_and_an_unknown_profile_names_those_there_are() -> None:

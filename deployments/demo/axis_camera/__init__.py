@@ -15,7 +15,7 @@ import importlib
 import pkgutil
 
 from deployments.demo.axis_camera._auth import Throttle
-from deployments.demo.axis_camera._device import Device, Event, Logged, on_create
+from deployments.demo.axis_camera._device import HOSTILE, Device, Event, Logged, on_create
 from deployments.demo.axis_camera._envelope import ApiError, Call, JsonApi, json_api
 from deployments.demo.axis_camera._faults import Fault, Faults
 from deployments.demo.axis_camera._listening import Listening, rtsp_protocol
@@ -26,6 +26,7 @@ from deployments.demo.axis_camera._server import Upgraded, api, http_protocol, r
 from deployments.demo.axis_camera._tls import Identity, self_signed
 
 __all__ = [
+    "HOSTILE",
     "PROFILES",
     "Account",
     "ApiError",

@@ -9,6 +9,12 @@ from deployments.demo.axis_camera._messages import LEVELS, NeedsLevel, Request, 
 from deployments.demo.axis_camera._parameters import Update
 from deployments.demo.axis_camera._server import api
 
+ARGUMENTS = {
+    "list": {"action", "group", "usergroup", "responseformat", "timestamp"},
+    "listdefinitions": {"action", "group", "usergroup", "responseformat", "listformat", "timestamp"},
+    "remove": {"action", "group", "usergroup", "responseformat"},
+}
+"""Arguments of an action; others, and repeated ones, are errors."""
 RESERVED = {"action", "group", "template", "usergroup", "responseformat", "force", "listformat", "timestamp"}
 
 
@@ -25,7 +31,13 @@ async def param(device: Device, request: Request) -> Response:
     rank = request.account.rank
     if "usergroup" in asked:  # lowers what one may, never raises it
         rank = min(rank, LEVELS.get(asked["usergroup"], rank))
-    match asked.get("action", "list"):
+    action = asked.get("action", "list")
+    names = [name for name, _ in request.pairs]
+    strange = [name for name in names if name not in ARGUMENTS.get(action, names)]
+    if strange or len(set(names)) < len(names):
+        wrong = strange[0] if strange else next(name for name in names if names.count(name) > 1)
+        return _text(device, f"# Error: Invalid argument '{wrong}'\n")
+    match action:
         case "list":
             return _list(device, asked.get("group"), rank)
         case "listdefinitions":
@@ -36,7 +48,7 @@ async def param(device: Device, request: Request) -> Response:
             return _add(device, request, rank)
         case "remove":
             return _remove(device, asked, rank)
-    return _text(device, f"# Error: Unknown action '{asked.get('action', '')}'\n")
+    return _text(device, f"# Error: Unknown action '{action}'\n")
 
 
 def _text(device: Device, text: str) -> Response:

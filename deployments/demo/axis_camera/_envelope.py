@@ -216,6 +216,8 @@ class JsonApi:
             raise ApiError(codes.missing, "Required parameter 'method' is missing")
         if name == "getSupportedVersions" and name not in self._methods:
             return {self.versions_key: [self.version_of(device)]}
+        if device.strict_json and (unknown := asked.keys() - {"apiVersion", "context", "method", "params"}):
+            raise ApiError(codes.invalid, f"Unknown key '{min(unknown)}'")
         found = self._methods.get(name)
         if found is None or (found[2] is not None and _numbers(found[2]) > _numbers(self.version_of(device))):
             raise ApiError(codes.method, f"JSON semantic error: Unknown method '{name}'")

@@ -244,7 +244,7 @@ class _Connection:
             head.method.decode(), unquote(path), query, self.scheme, self.client,
             {name: value for name, value in headers.items() if name != "authorization"}, in_flight=device.in_flight,
         )  # fmt: skip
-        device.requests.append(entry)
+        device.remember(entry)
         try:
             return await self._answer(head, headers, target, entry)
         finally:
