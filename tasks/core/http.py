@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 10.0
 DEFAULT_MAX_BYTES = 64 << 10
+CONNECT_SECONDS = 5.0
+"""Longest a device of the local network may take for TCP, and for TLS on it: a dead one must not cost the whole timeout."""
+KEPT_SECONDS = 4.0
+"""How long an idle connection is kept: servers close theirs after five seconds (Apache's KeepAliveTimeout)."""
 _MARGIN_BYTES = (
     64 << 10
 )  # compressed bytes we read beyond the cap before we give up on a stream that unpacks to nothing
@@ -104,6 +109,8 @@ class _Hop:
     watch: Callable[[_Hop, str, Mapping[str, Any]], Awaitable[None]] | None = None  # who else wants to know each step
     limit: asyncio.Timeout | None = None  # what bounds it, where waiting for our own pace shall not count
     connected: bool = False  # whether it got a connection of its own, not one that was kept
+    connect_timeout: float | None = None  # seconds for TCP, and for TLS on it, where that is less than for all of it
+    repeatable: bool = False  # whether it may be sent again when a kept connection turns out to be closed
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Note how far the request came; httpcore calls this at every step."""
@@ -250,6 +257,8 @@ def _request(hop: _Hop) -> httpx.Request:
         # Connect to the address the gate checked; the name stays in Host and in the TLS handshake.
         target = hop.url.copy_with(host=hop.pinned.address)
         extensions["sni_hostname"] = hop.pinned.host
+    if hop.connect_timeout is not None:
+        extensions["timeout"] = {"connect": hop.connect_timeout}
     return httpx.Request(hop.method, target, headers=hop.headers, content=hop.body or None, extensions=extensions)
 
 
@@ -405,7 +414,7 @@ class Session:
         transport = self._transport()
         try:
             async with asyncio.timeout(timeout) as limit:
-                hop.limit = limit
+                hop.limit, hop.repeatable = limit, repeatable
                 response = await self._converse(transport, hop, login)
                 try:
                     body, truncated = await _read(response, max_bytes, _until(limit))
@@ -491,13 +500,14 @@ class Session:
         json: Any,
         data: Mapping[str, str] | None,
     ) -> _Hop:
-        url = httpx.URL(self.origin + target)
+        url = self.origin + target
         if query:
-            url = url.copy_with(params=dict(query))
+            # Blanks as %20: not every device takes a plus sign for one. Commas and such as they are: they are read by people too.
+            url += "?" + urlencode(query, quote_via=quote, safe=",:/*")
         hop = _first_hop(
-            method.upper(), str(url), {"Connection": "keep-alive", **(headers or {})}, content, json, data, self._pinned
+            method.upper(), url, {"Connection": "keep-alive", **(headers or {})}, content, json, data, self._pinned
         )
-        hop.watch = self._watch
+        hop.watch, hop.connect_timeout = self._watch, CONNECT_SECONDS
         return hop
 
     def _transport(self) -> httpx.AsyncHTTPTransport:
@@ -509,7 +519,7 @@ class Session:
         return httpx.AsyncHTTPTransport(
             verify=self._tls if self._tls is not None else trust(),
             trust_env=False,
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=10.0),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_SECONDS),
         )
 
     async def _converse(self, transport: httpx.AsyncHTTPTransport, hop: _Hop, login: Login | None) -> httpx.Response:
@@ -542,7 +552,7 @@ class Session:
         try:
             response = await transport.handle_async_request(_request(hop))
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            if hop.connected or hop.method not in _REPEATABLE:
+            if hop.connected or not hop.repeatable:
                 raise
             # The server closed the kept connection at the moment we used it: what is harmless goes over a new one.
             response = await transport.handle_async_request(_request(hop))
@@ -673,6 +683,8 @@ def _transport_error(
         return _proxy_error(error, place)
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return InvalidParameters("A header or the address holds characters that HTTP does not allow.")
+    if isinstance(error, httpx.ConnectTimeout) and hop.connect_timeout is not None:
+        timeout = min(timeout, hop.connect_timeout)
     if not hop.sent:
         if proxy is not None and not hop.tunnelled:
             place, host = f"The proxy to {place}", httpx.URL(proxy).host

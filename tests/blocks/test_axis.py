@@ -55,7 +55,7 @@ def test_certificates_are_checked_unless_the_block_says_otherwise(tmp_path: Path
     checked = AxisCredentials(**ACCOUNT).tls()
     assert checked is not None and checked.verify_mode is ssl.CERT_REQUIRED and checked.check_hostname
     for fields in ({"verification": "off"}, {"verification": "pinned", "fingerprints": [PRINT]}):
-        context = AxisCredentials(**ACCOUNT, **fields).tls()  # type: ignore[arg-type]
+        context = AxisCredentials(**ACCOUNT, **fields).tls()
         assert context is not None and context.verify_mode is ssl.CERT_NONE
     assert AxisCredentials(**ACCOUNT, scheme="http").tls() is None
     with pytest.raises(ValueError, match="cannot be read"):

@@ -560,9 +560,9 @@ class Camera:
         await self._held.enter_async_context(conversation(self.site, self.address, wait=OTHERS_SECONDS))
         self._holding = True
         if self._credentials is not None and self._credentials.verification == "off" and self.secure:
-            self.notes.append("The camera's certificate was not checked: the block says verification off.")
+            self.notes.append("Its certificate was not checked (verification off).")
         elif self._credentials is None and self.secure:
-            self.notes.append("The camera's certificate was not checked: nothing secret was sent.")
+            self.notes.append("Its certificate was not checked: nothing secret was sent.")
         elif not self.secure and self._credentials is not None and self._credentials.basic_over_http:
             self.notes.append("The password may have been sent in clear text: the block allows it.")
         self._boot_id, self._uptime = await self._ready()

@@ -108,7 +108,7 @@ async def test_a_wrong_password_is_sent_exactly_once(profile: str, scheme: str) 
 
 async def test_a_level_that_is_too_low_is_not_a_wrong_password(dome: Simulated) -> None:
     for answer in ("401", "403"):
-        dome.device.insufficient = answer  # type: ignore[assignment]
+        dome.device.insufficient = answer
         async with talk(dome, dome.block("viewer")) as camera:
             with pytest.raises(Forbidden):
                 await camera.xml("/axis-cgi/applications/list.cgi")
@@ -132,7 +132,7 @@ async def test_an_expired_nonce_is_answered_once_with_the_new_one(dome: Simulate
 async def test_another_device_at_the_address_gets_no_credentials(dome: Simulated) -> None:
     async with talk(dome, dome.block(scheme="http")) as camera:
         await camera.device()
-        dome.device.auth.realm = "AXIS_ACCC8E000001"  # type: ignore[misc]
+        dome.device.auth.realm = "AXIS_ACCC8E000001"
         with pytest.raises(Untrusted, match="ACCC8E000001"):
             await camera.parameters("Network")
         assert not [request for request in dome.requests if request.credentials]
@@ -345,7 +345,7 @@ async def test_a_lost_answer_to_a_write_is_not_sent_again(dome: Simulated) -> No
     async with talk(dome, timeout=1.0) as camera:
         await camera.level()
         for fault in ("hang", "close"):
-            dome.device.faults.add(path, fault)  # type: ignore[arg-type]
+            dome.device.faults.add(path, fault)
             before = len(dome.requests)
             with pytest.raises(Unanswered) as caught:
                 await camera.call(path, "activateLight", {"lightID": "led0"}, write=True)
