@@ -330,13 +330,21 @@ async def test_each_fault_is_an_error_that_says_what_it_is(
     path = "/axis-cgi/lightcontrol.cgi"
     async with talk(dome, timeout=1.0) as camera:
         await camera.level()
-        dome.device.faults.add(path, Fault(fault, size=6 << 20))
+        dome.device.faults.add(path, Fault(fault, size=6 << 20, count=2 if fault == "close" else 1))
         began = time.monotonic()
         with pytest.raises(expected) as caught:
             await camera.call(path, "getLightInformation")
         assert time.monotonic() - began < 4
         assert len(str(caught.value)) < 600 and "pass" not in str(caught.value).replace("password", "")
         # The conversation goes on: the next request gets a connection of its own if it has to.
+        assert await camera.call(path, "getLightInformation")
+
+
+async def test_a_kept_connection_the_camera_closed_is_replaced_for_what_only_reads(dome: Simulated) -> None:
+    path = "/axis-cgi/lightcontrol.cgi"
+    async with talk(dome) as camera:
+        await camera.level()
+        dome.device.faults.add(path, "close")
         assert await camera.call(path, "getLightInformation")
 
 
