@@ -18,7 +18,7 @@ from deployments.demo.axis_camera._api_storage import (
 from deployments.demo.axis_camera._device import Device
 from deployments.demo.axis_camera._edge_storage import EdgeStorage, Recording, StorageRefusal, Window
 from deployments.demo.axis_camera._messages import Answer, Request, Response, StreamResponse
-from deployments.demo.axis_camera._recording_media import matroska, mp4
+from deployments.demo.axis_camera._recording_media import matroska, matroska_size, mp4
 
 _LOCAL = timezone(timedelta(hours=1))
 _TYPES = {"matroska": "video/x-matroska", "mp4": "video/mp4"}
@@ -151,7 +151,7 @@ async def export_properties(device: Device, request: Request) -> Response:
     if isinstance(found, Response):
         return found
     recording, window, form = found
-    size = sum(map(len, _file(window, form)))
+    size = _size(window, form)
     return succeeded(
         name,
         element(
@@ -179,20 +179,22 @@ async def export_recording(device: Device, request: Request) -> Answer:
     if storage.exports >= storage.most_exports:
         return general_error(name, 220, "Too many export jobs")
     recording, window, form = found
-    pieces = list(_file(window, form))
+    pieces = _file(window, form)
     cut = storage.cuts.pop(0) if storage.cuts else None
     title = request.query.get("filename") or recording.recording_id
     headers = {"Content-Disposition": f'attachment; filename="{title}.{_ENDINGS[form]}"'}
     if storage.says_length:
-        headers["Content-Length"] = str(sum(map(len, pieces)))
+        headers["Content-Length"] = str(_size(window, form))
     return StreamResponse(_sent(storage, pieces, cut), _TYPES[form], headers)
 
 
-async def _sent(storage: EdgeStorage, pieces: list[bytes], cut: int | None) -> AsyncIterator[bytes]:
+async def _sent(storage: EdgeStorage, pieces: Iterator[bytes], cut: int | None) -> AsyncIterator[bytes]:
     storage.exports += 1
     sent = 0
     try:
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            if number % 500 == 499:
+                await asyncio.sleep(0)  # a long recording must not stop the other cameras
             if cut is not None and sent + len(piece) > cut:
                 yield piece[: cut - sent]
                 await asyncio.sleep(0.02)  # what was sent is on its way before the connection ends
@@ -238,6 +240,10 @@ def _wanted(device: Device, request: Request, name: str) -> Response | tuple[Rec
 
 def _file(window: Window, form: str) -> Iterator[bytes]:
     return matroska(window.footage) if form == "matroska" else mp4(window.footage)
+
+
+def _size(window: Window, form: str) -> int:
+    return matroska_size(window.footage) if form == "matroska" else sum(map(len, mp4(window.footage)))
 
 
 # --- times -----------------------------------------------------------------------------------------------------------

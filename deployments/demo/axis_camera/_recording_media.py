@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GROUP_SECONDS = 2
 """A key frame every two seconds: exports begin and end there."""
@@ -46,11 +46,6 @@ class Footage:
     fps: int = 5
     frame_bytes: int = 120
     began_ns: int = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of its Matroska file, to the byte."""
-        return sum(len(piece) for piece in matroska(self))
 
     def frames(self, group: int) -> Iterator[tuple[int, bytes]]:
         """Milliseconds from the group's beginning, and the bytes of each of its frames; the first is the key frame."""
@@ -90,6 +85,12 @@ def matroska(footage: Footage) -> Iterator[bytes]:
             for index, (offset, frame) in enumerate(footage.frames(group))
         ]
         yield _element("1f43b675", _element("e7", at.to_bytes(4, "big")), *blocks)
+
+
+def matroska_size(footage: Footage) -> int:
+    """Size of the footage's Matroska file: all clusters have the same."""
+    head, cluster = matroska(replace(footage, groups=1))
+    return len(head) + footage.groups * len(cluster)
 
 
 def mp4(footage: Footage) -> Iterator[bytes]:

@@ -200,8 +200,9 @@ async def list_recordings(
 
 async def _pages(camera: Camera, query: dict[str, Any], listing: Listing, scan: int) -> AsyncIterator[Recording]:
     seen: set[str] = set()
+    wanted = min(PAGE, max(1, scan))
     while True:
-        page = {**query, "maxnumberofresults": min(PAGE, max(1, scan))}
+        page = {**query, "maxnumberofresults": wanted}
         if seen:
             # Whether the first result is number 0 or 1 is documented nowhere: one is asked for again and known by its id.
             page["startatresultnumber"] = len(seen)
@@ -213,7 +214,7 @@ async def _pages(camera: Camera, query: dict[str, Any], listing: Listing, scan: 
                 seen.add(recording.recording_id)
                 listing.scanned += 1
                 yield recording
-        if not fresh or len(recordings) < PAGE - 1 or (total is not None and len(seen) >= total):
+        if not fresh or (len(seen) >= total if total is not None else len(recordings) < wanted):
             return
         if listing.scanned >= scan:
             listing.complete = False
