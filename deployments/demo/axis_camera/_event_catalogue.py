@@ -190,6 +190,19 @@ KINDS = (
         True,
         ("sd",),
     ),
+    Kind(
+        "tnsaxis:Storage/Alert",
+        "Storage alert",
+        (Item("disk_id", "xsd:string", ("SD_DISK", "NetworkShare")),),
+        (
+            _bool("alert"),
+            Item("wear", "xsd:int"),
+            Item("temperature", "xsd:int", (), "35"),
+            Item("overall_health", "xsd:int", (), "100"),
+        ),
+        True,
+        ("sd",),
+    ),
     Kind("tns1:Device/tnsaxis:SystemMessage/ActionFailed", "Action failed", (), (Item("description"),), False),
 )
 

@@ -280,6 +280,15 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def holds_secret(name: str, value: str) -> bool:
+    """Whether a value is a secret by its parameter's name, or has credentials in an address.
+
+    >>> holds_secret("upload_url", "http://joe:pw@example.com/"), holds_secret("password", "")
+    (True, False)
+    """
+    return bool(value) and (is_secret(name) or re.search(r"//[^/?#\s]*@", value) is not None)
+
+
 def configurations(answer: ET.Element, kind: str = "ActionConfiguration") -> list[Configuration]:
     """Read stored actions, or with kind RecipientConfiguration receivers; by number. Logins and passwords are masked here."""
     found = [
