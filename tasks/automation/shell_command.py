@@ -162,6 +162,7 @@ async def shell_command(params: ShellCommand) -> ShellCommandResult:
             # A home of its own: what lies in the account's (keys, settings) is nobody's business here.
             env={"HOME": folder, "TMPDIR": folder},
             cwd=folder,
+            scratch=folder,
             max_output_bytes=params.max_output_bytes,
             limits=Limits(
                 cpu_seconds=int(params.timeout) + 1,

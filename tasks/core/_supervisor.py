@@ -326,8 +326,12 @@ class Lead:
             "survivors": survivors,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
         }
-        with contextlib.suppress(OSError):
+        try:
             os.write(self.control, marshal.dumps(report))
+        except OSError:
+            abandoned = True  # whoever gave the order closes the socket only after the report
+        else:
+            abandoned = self.orphaned()
         os.close(self.control)
         if self.connected:
             self.poll.unregister(self.control)
@@ -335,6 +339,10 @@ class Lead:
             freeze_and_kill()
             self.wait(1.0)
             self.reap()
+        if abandoned and self.order.get("scratch"):
+            import shutil  # here only: it would cost every start
+
+            shutil.rmtree(self.order["scratch"], ignore_errors=True)
 
 
 def read_order(control: int) -> dict[str, Any] | None:

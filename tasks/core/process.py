@@ -160,6 +160,7 @@ async def run_command(
     stdin: bytes | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | str | None = None,
+    scratch: Path | str | None = None,
     stdout_path: Path | None = None,
     max_output_bytes: int = 1 << 20,
     limits: Limits | None = None,
@@ -176,6 +177,7 @@ async def run_command(
         stdin: What it may read; without, nothing (/dev/null). The terminal is never its to read.
         env: Variables added to the clean environment.
         cwd: Working folder; default: this process's.
+        scratch: A folder that is only for this run. Its owner removes it; the supervisor does when this process was killed meanwhile.
         stdout_path: File (made 0600, or truncated) that gets the output instead of memory; not with `on_stdout`.
         max_output_bytes: How much output is kept in memory; what is beyond is read and dropped, and `truncated` set.
         limits: What it may use.
@@ -204,6 +206,7 @@ async def run_command(
         "argv": list(words),
         "env": clean_environment(env),
         "cwd": None if cwd is None else str(Path(cwd).absolute()),  # noqa: ASYNC240 - touches no disk
+        "scratch": None if scratch is None else str(Path(scratch).absolute()),  # noqa: ASYNC240 - the same
         "limits": asdict(limits or Limits()),
         "grace": grace,
         # The supervisor's own clock: holds when this process is stopped or its loop hangs.

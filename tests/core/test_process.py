@@ -627,3 +627,37 @@ def test_the_end_of_the_event_loop_ends_the_program(marker: str) -> None:
 
     asyncio.run(leave())  # cancels what still runs and waits for it
     assert alive(marker) == []
+
+
+SCRATCHED = """
+import asyncio, sys, tempfile
+from pathlib import Path
+from tasks.core.process import run_command
+async def main():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "note").write_text("x")
+        print(folder, flush=True)
+        await run_command(["sh", "-c", "mkdir deep && touch deep/er && exec sleep 60", sys.argv[1]], timeout=60, cwd=folder, scratch=folder)
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_leaves_no_scratch_folder_behind(marker: str) -> None:
+    caller = subprocess.Popen(
+        [sys.executable, "-c", SCRATCHED, marker], stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )  # fmt: skip
+    assert caller.stdout is not None
+    folder = Path(caller.stdout.readline().decode().strip())
+    await until((folder / "deep" / "er").exists, 10)
+    caller.kill()
+    caller.wait()
+    await until(lambda: not folder.exists(), 10)
+    assert await until(lambda: not alive(marker), 10) < 10
+
+
+async def test_whoever_lives_removes_its_scratch_folder_itself(tmp_path: Path) -> None:
+    words = ["sh", "-c", "echo 1 > found; exec sleep 60"]
+    with pytest.raises(ToolTimeout):
+        await run_command(words, timeout=1.0, cwd=tmp_path, scratch=tmp_path)
+    await asyncio.sleep(0.5)
+    assert (tmp_path / "found").read_text() == "1\n"

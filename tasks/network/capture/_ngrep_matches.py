@@ -39,6 +39,7 @@ class Search:
     pattern: str
     ignore_case: bool
     word: bool
+    invert: bool
     hexadecimal: bool
     context: int
     most: int
@@ -244,8 +245,9 @@ def _around(hit: _Hit, stream: list[tuple[int, bytes]]) -> tuple[bytes, bytes]:
 
 def _show(hit: _Hit, compiled: re.Pattern[bytes], search: Search, stream: list[tuple[int, bytes]]) -> Shown:
     payload = hit.payload
-    found = compiled.search(payload)
-    # Inverted searches match where nothing is found; then the beginning is shown.
+    # Inverted searches match where nothing is found; then the beginning is shown. Looking for it again would take the longest there is:
+    # every way to match is tried in vain.
+    found = None if search.invert else compiled.search(payload)
     first, last = found.span() if found else (0, 0)
     last = min(last, first + MOST_MATCH_BYTES)
     left, right = max(0, first - search.context), min(len(payload), max(last, first) + search.context)

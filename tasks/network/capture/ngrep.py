@@ -206,6 +206,7 @@ async def _search(program: str, params: Ngrep, capture: Opened) -> NgrepResult:
             pattern=params.hex_digits if params.hexadecimal else params.pattern,
             ignore_case=params.ignore_case,
             word=params.word,
+            invert=params.invert,
             hexadecimal=params.hexadecimal,
             context=params.context,
             most=params.most,

@@ -148,7 +148,7 @@ async def run_masscan(job: Job, *, timeout: float, expected: float) -> Outcome:
         try:
             limit = min(timeout, 1.5 * expected + job.wait + MARGIN_SECONDS)
             with contextlib.suppress(_Done):
-                await run_command(words, timeout=limit, cwd=place, on_stdout=listener, grace=1.0)
+                await run_command(words, timeout=limit, cwd=place, scratch=place, on_stdout=listener, grace=1.0)
                 listener.percent = 100.0
         except ToolTimeout:
             trouble = ToolTimeout(

@@ -90,7 +90,7 @@ async def _run(words: list[str], timeout: float, hosts: Iterable[int]) -> Outcom
     with tempfile.TemporaryDirectory(prefix="signalbox-netdiscover-") as home:
         await asyncio.to_thread(_write, Path(home), hosts)
         try:
-            done = await run_command(argv, timeout=timeout, cwd=home, env={"HOME": home})
+            done = await run_command(argv, timeout=timeout, cwd=home, scratch=home, env={"HOME": home})
         except ToolTimeout as error:
             output = error.partial.stdout if error.partial else b""
             return Outcome(tuple(read_lines(output.decode(errors="replace"))), output, ended=False)

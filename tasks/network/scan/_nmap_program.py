@@ -100,7 +100,9 @@ class NmapProgram:
                 words += ["--excludefile", str(file)]
             try:
                 stdin = ("\n".join(targets) + "\n").encode()
-                complaints = (await run_command(words, timeout=limit, stdin=stdin, stdout_path=path)).stderr
+                complaints = (
+                    await run_command(words, timeout=limit, stdin=stdin, stdout_path=path, scratch=folder)
+                ).stderr
             except ToolTimeout as error:
                 self.trouble, complaints = error, error.partial.stderr if error.partial else b""
             except CommandFailed as error:

@@ -326,8 +326,7 @@ class _Scan:
                 ToolTimeout("The deadline came before everything was asked.", hint="Ask for fewer addresses or ports.")
             )
             return
-        hosts = [str(address) for network in networks for address in network]
-        probes = len(hosts) * len(ports) * (1 + self.params.retries)
+        probes = _size(networks) * len(ports) * (1 + self.params.retries)
         most = min(self.share, self.host_share or self.share) if way.router is None else self.share
         job = Job(
             way=way,
@@ -341,8 +340,9 @@ class _Scan:
             retries=self.params.retries,
         )
         each = min(COST * len(ports) * (1 + self.params.retries), self.window.most_per_host)
-        # The rate keeps the site's share by itself; the window keeps apart what goes to the same hosts.
-        async with self.window.room(0, hosts, each):
+        # The rate keeps the site's share by itself; the window keeps apart what goes to the same hosts: all of the same networks,
+        # which are named by themselves, for a /8 has too many hosts to name.
+        async with self.window.room(0, [str(network) for network in networks], each):
             outcome = await run_masscan(job, timeout=limit, expected=probes / job.rate)
         self.sent += probes * outcome.percent / 100
         for found in outcome.ports:

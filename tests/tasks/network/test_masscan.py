@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import sys
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,16 @@ from tasks.core import process
 from tasks.core.errors import CommandFailed, InvalidParameters, MissingProgram, Refused, ToolTimeout, Unsupported
 from tasks.core.process import run_command
 from tasks.network.scan import masscan as module
-from tasks.network.scan._masscan_program import Listener, OpenPort, _Done, check_configuration, merge, read_json
-from tasks.network.scan._masscan_ways import choose_source_ports, find_ways
+from tasks.network.scan._masscan_program import (
+    Listener,
+    OpenPort,
+    Outcome,
+    _Done,
+    check_configuration,
+    merge,
+    read_json,
+)
+from tasks.network.scan._masscan_ways import Way, Ways, choose_source_ports, find_ways
 from tasks.network.scan.masscan import MARGIN_SECONDS, Masscan, MasscanResult, masscan
 from tests.lab.network import AXIS, CISCO, DELL, SYNOLOGY, HostSpec, Lab, Served, http, needs_lab, processes_of, ssh
 
@@ -361,3 +370,30 @@ async def test_without_the_capability_it_says_how_to_get_it(tmp_path: Path) -> N
         env={"PYTHONPATH": str(Path.cwd()), "SIGNALBOX_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path)},
     )
     assert done.stdout.startswith(b"MissingProgram masscan needs CAP_NET_RAW") and b"signalbox" in done.stdout
+
+
+async def test_a_network_of_sixteen_million_addresses_is_never_a_list(
+    perform: Perform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, jobs = ipaddress.IPv4Network("10.0.0.0/8"), []
+
+    async def ways(targets: Any, **_: Any) -> Ways:
+        return Ways(found={Way("eth0", "192.0.2.1", "02:00:00:00:00:01", "192.0.2.254"): list(targets)})
+
+    async def run(job: Any, **_: Any) -> Outcome:
+        jobs.append(job)
+        return Outcome([], 100.0, None, [], b"")
+
+    monkeypatch.setattr(module, "find_ways", ways)
+    monkeypatch.setattr(module, "run_masscan", run)
+    monkeypatch.setattr(module, "find_program", lambda _: "/usr/bin/masscan")
+    monkeypatch.setattr(module, "may_send_raw", lambda _: True)
+    policy = ProbePolicy(
+        allow=[str(network)], masscan=True, max_addresses=1 << 24, packets_per_second=100_000, host_packets_per_second=0
+    )
+    tracemalloc.start()
+    result = await perform(masscan, {"targets": [str(network)], "ports": "80", "max_rate": 100_000}, policy=policy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.planned == result.sent == 1 << 24 and [job.targets for job in jobs] == [(str(network),)]
+    assert peak < 20 << 20
