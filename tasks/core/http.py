@@ -365,6 +365,7 @@ class Session:
         self._costs = costs
         self._secrets = tuple(secrets)
         self._kept: httpx.AsyncHTTPTransport | None = None
+        self._welcome = False  # whether our credentials were accepted once
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -526,18 +527,14 @@ class Session:
         """Send the request until its answer is no 401, or the login has nothing more to try."""
         tried = 0
         while True:
-            authorization = None if login is None else login.authorization(hop.method, hop.url.raw_path.decode("ascii"))
-            if authorization is None:
-                hop.headers.pop("Authorization", None)
-            else:
-                hop.headers["Authorization"] = authorization
-                tried += 1
-            response = await self._once(transport, hop)
+            response, authorized = await self._once(transport, hop, login)
+            tried += authorized
             if login is None:
                 return response
             if response.status_code != 401:
-                if authorization is not None:
+                if authorized:
                     login.accepted()
+                    self._welcome = True
                 return response
             try:
                 # Read, so that the connection can be used again.
@@ -546,18 +543,30 @@ class Session:
                 await response.aclose()
             login.challenged(response.headers.get_list("www-authenticate"), tried=tried)
 
-    async def _once(self, transport: httpx.AsyncHTTPTransport, hop: _Hop) -> httpx.Response:
+    async def _once(
+        self, transport: httpx.AsyncHTTPTransport, hop: _Hop, login: Login | None
+    ) -> tuple[httpx.Response, bool]:
+        """Send the request; and once more where a kept connection turned out to be closed, and it does no harm."""
         await self._wait(hop, self._costs[2] + len(hop.body) // self._costs[3])
         hop.connected = False
+        authorized = self._authorize(hop, login)
         try:
             response = await transport.handle_async_request(_request(hop))
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            if hop.connected or not hop.repeatable:
+            # Credentials that were never accepted may be why: they are not tried a second time.
+            if hop.connected or not hop.repeatable or (authorized and not self._welcome):
                 raise
-            # The server closed the kept connection at the moment we used it: what is harmless goes over a new one.
+            authorized = self._authorize(hop, login)  # anew: a counter of a nonce is used once
             response = await transport.handle_async_request(_request(hop))
         response.request = _request(hop)
-        return response
+        return response, authorized
+
+    def _authorize(self, hop: _Hop, login: Login | None) -> bool:
+        authorization = None if login is None else login.authorization(hop.method, hop.url.raw_path.decode("ascii"))
+        hop.headers.pop("Authorization", None)
+        if authorization is not None:
+            hop.headers["Authorization"] = authorization
+        return authorization is not None
 
     async def _chunks(
         self, response: httpx.Response, stream: Stream, place: str, seconds: float | None, idle: float

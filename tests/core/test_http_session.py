@@ -120,6 +120,15 @@ async def test_a_kept_connection_that_was_closed_is_replaced_for_what_may_be_rep
     await session.aclose()
 
 
+async def test_credentials_nobody_accepted_yet_are_not_sent_again(server: Server) -> None:
+    guest = Guest()
+    session = server.session(login=guest)
+    server.answers = [status(401), HANG_UP]
+    with pytest.raises(Unreachable):
+        await session.ask("GET", "/")
+    assert len([1 for *_, headers in server.requests if "authorization" in headers]) == 1
+
+
 async def test_what_must_not_be_sent_twice_is_not(server: Server) -> None:
     session = server.session()
     await session.ask("GET", "/")
