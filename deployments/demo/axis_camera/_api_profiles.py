@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from deployments.demo.axis_camera._device import Device
+from deployments.demo.axis_camera._device import Device, on_create
 from deployments.demo.axis_camera._envelope import ApiError, Call, Codes, JsonApi
 from deployments.demo.axis_camera._parameters import Update
 
@@ -115,3 +115,19 @@ def _name(entry: Any) -> str:
     if not isinstance(entry["name"], str) or not NAME.fullmatch(entry["name"]):
         raise ApiError(2004, "Invalid name")
     return str(entry["name"])
+
+
+@on_create
+def factory_profiles(device: Device) -> None:
+    """Give old firmware the profile it comes with, which cannot be removed."""
+    if not device.firmware.startswith("5."):
+        return
+    entry = add_profile(device, "Quality", "resolution=D1&compression=20&mirror=0", "Best image quality")
+    remove = device.params.remove_entry
+
+    def keep(group: str, level: int = 9) -> None:
+        if group.removeprefix("root.") == f"{GROUP}.{entry}":
+            raise ValueError(f"Cannot remove group '{group}'")
+        remove(group, level)
+
+    device.params.remove_entry = keep  # type: ignore[method-assign]

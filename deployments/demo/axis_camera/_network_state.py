@@ -54,7 +54,7 @@ class NetworkState:
         self.hostname_sticks = True
         self.delay = 0.1
         self.dhcp_address: str | None = None
-        """The address a DHCP server gives it; None: the one it has."""
+        """The address a DHCP server gives it; None: the one it had from it before, or has."""
         self.switch_ports: list[SwitchPort] = []
         self.dhcp_hostname = True
         self.static_servers: list[str] = []
@@ -229,6 +229,8 @@ class NetworkState:
             if self.reaction == "lost":
                 self.go(None)
                 return
+            if self.dhcp and self.dhcp_address is None:
+                self.dhcp_address = self.address
             self.static_addresses = [
                 {"broadcast": str(_interface(one).network.broadcast_address), **one} for one in addresses
             ]

@@ -30,7 +30,8 @@ from tasks.core.errors import (
 from tasks.core.log import run_logger
 from tasks.network.probe._connection import Pace
 from tasks.network.vapix import _netset as netset
-from tasks.network.vapix._camera import Camera, open_camera
+from tasks.network.vapix._auth import CameraLogin
+from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._netset import NetworkSettings
 from tasks.network.vapix._wire import Declined, Nonsense
 
@@ -61,7 +62,7 @@ _MEANINGS: Mapping[int, str | type[ToolError]] = {
 
 
 class Lost(Unanswered):
-    """The camera was told to change its network settings and answers nowhere since; says what it had, what it was told, and where to look."""
+    """The camera was told to change its network settings and answers nowhere since; says what it had, what it was told, where to look."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Way:
             Untrusted: Another device answers there.
             ToolError: Nobody does, or not as a camera.
         """
-        async with open_camera(
+        camera = _KnownCamera(
             self.site,
             self.asked,
             address,
@@ -136,14 +137,30 @@ class Way:
             port=self.port,
             timeout=LOOK_SECONDS,
             pace=self.pace,
-        ) as camera:
-            login = camera.websocket_place().login
-            if login is not None:
-                login.serial = self.serial  # firmware that names itself to users only is known by its realm
+            serial=self.serial,
+        )
+        try:
+            await camera.open()
             device = await camera.device()
             if device.serial != self.serial:
                 raise Untrusted(f"{device.serial or 'another device'} answers at {address}, not {self.serial}.")
             yield camera
+        finally:
+            await camera.aclose()
+
+
+class _KnownCamera(Camera):
+    """A camera whose serial number is known before it says it: a device whose realm names another one gets no credentials."""
+
+    def __init__(self, *place: str, serial: str, **how: Any) -> None:
+        self._expected = serial
+        super().__init__(*place, **how)
+
+    def _new_login(self) -> CameraLogin | None:
+        login = super()._new_login()
+        if login is not None:
+            login.serial = self._expected
+        return login
 
 
 class Sight(Enum):
@@ -242,13 +259,17 @@ class Change:
     ) -> tuple[NetworkSettings | None, str]:
         """Wait until the camera answers at an address with settings that fit; else say why it does not."""
         until = time.monotonic() + self.seconds
-        others = misfits = 0
+        others = misfits = fitting = 0
         why = f"nobody answers at {address}"
         while True:
             seen = await look(self.way, address)
             if seen.sight is Sight.SAME and seen.settings is not None:
                 if fits(seen.settings):
-                    return seen.settings, ""
+                    fitting += 1
+                    if fitting == 2:  # some answer with the new setting, and only then do what cuts them off
+                        return seen.settings, ""
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    continue
                 misfits += 1
                 why = f"the camera answers at {address}, but not with that setting"
             elif seen.sight is Sight.OTHER:
@@ -256,6 +277,7 @@ class Change:
                 why = f"something else answers at {address} ({seen.why.rstrip('.')})"
             else:
                 why = f"nobody answers at {address} within {self.seconds:g} s"
+            fitting = 0
             if max(others, misfits) >= _TIMES or time.monotonic() >= until:
                 return None, why
             await asyncio.sleep(PAUSE_SECONDS)

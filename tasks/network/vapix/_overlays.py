@@ -137,6 +137,8 @@ def of_json(data: Any) -> tuple[list[Overlay], list[str]]:
     """
     if not isinstance(data, dict):
         raise ValueError("its list of overlays is no object")
+    if not {"textOverlays", "imageOverlays", "imageFiles"} & set(data):
+        raise ValueError("its answer holds neither overlays nor images")
     found = [_overlay("text", entry) for entry in _entries(data, "textOverlays")]
     found += [_overlay("image", entry) for entry in _entries(data, "imageOverlays")]
     if len({one.identity for one in found}) != len(found):

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.core.errors import Conflict, NotFound, Rejected, ToolError, Unsupported
+from tasks.core.errors import Conflict, NotFound, ToolError, Unsupported
 from tasks.network.vapix import _overlays as overlays
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._overlays import Colour, Overlay, OverlayCapabilities
+from tasks.network.vapix._wire import Nonsense
 
 PATH = "/axis-cgi/dynamicoverlay/dynamicoverlay.cgi"
 SLOTS_PATH = "/axis-cgi/dynamicoverlay.cgi"
@@ -136,7 +137,7 @@ class DynamicLayer:
         try:
             found, self._images = overlays.of_json(data)
         except ValueError as error:
-            raise _nonsense(error) from None
+            raise Nonsense(f"{self.camera.asked} does not answer as dynamicoverlay does: {error}.") from None
         return found
 
     async def images(self) -> list[str]:
@@ -184,10 +185,6 @@ def _fields(look: Look) -> dict[str, Any]:
     return {
         key: str(value) if isinstance(value, Colour) else value for key, value in fields.items() if value is not None
     }
-
-
-def _nonsense(error: ValueError) -> Rejected:
-    return Rejected(f"The camera does not answer as its overlay API does: {error}.", hint="Nothing was changed.")
 
 
 class LegacyLayer:

@@ -210,6 +210,8 @@ def of_json(data: Any) -> list[Held]:
     """
     if not isinstance(data, dict):
         raise ValueError("its list of stream profiles is no object")
+    if "streamProfile" not in data and "maxProfiles" not in data:
+        raise ValueError("its answer holds neither profiles nor how many there may be")
     entries = data.get("streamProfile", [])
     if not isinstance(entries, list) or len(entries) > _MOST_LISTED:
         raise ValueError("its list of stream profiles is none")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tasks.core.errors import Conflict, NotFound, Rejected, ToolError, Unsupported
+from tasks.core.errors import Conflict, NotFound, ToolError, Unsupported
 from tasks.network.vapix import _profiles as profiles
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._profiles import Held
+from tasks.network.vapix._wire import Nonsense
 
 PATH = "/axis-cgi/streamprofile.cgi"
 _MEANINGS: Mapping[int, str | type[ToolError]] = {
@@ -79,9 +80,7 @@ class JsonShelf:
         try:
             return profiles.of_json(data)
         except ValueError as error:
-            raise Rejected(
-                f"The camera does not answer as stream-profiles 1.0 does: {error}.", hint="Nothing was changed."
-            ) from None
+            raise Nonsense(f"{self.camera.asked} does not answer as stream-profiles does: {error}.") from None
 
     async def create(self, profile: Held) -> None:
         await self._call("create", {"streamProfile": [_entry(profile)]}, write=True)
