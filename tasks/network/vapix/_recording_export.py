@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.etree.ElementTree import Element
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -268,11 +268,11 @@ def _name(run: ToolRun, recording: Recording, attempt: int, wanted: ExportFormat
     return f"{run.spec.name}/{run.id}-{run.attempt}/{recording.recording_id}{part}.{_ENDING[wanted]}"
 
 
-async def _surely(work: object) -> ExportedFile | None:
+async def _surely(work: Coroutine[Any, Any, ExportedFile | None]) -> ExportedFile | None:
     """Finish a file even while this task is being cancelled."""
-    finishing = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    finishing = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(finishing)  # type: ignore[no-any-return]
+        return await asyncio.shield(finishing)
     except asyncio.CancelledError:
         with suppress(ToolError, OSError):
             await finishing

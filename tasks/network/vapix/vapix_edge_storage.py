@@ -25,6 +25,7 @@ from tasks.network.vapix._recording import (
     find_recording,
     refuse_failure,
     text,
+    whole,
 )
 from tasks.network.vapix._storage import Continuous, Disk, Job
 from tasks.network.vapix._wire import Nonsense
@@ -483,7 +484,7 @@ async def _add_continuous(camera: Camera, params: VapixEdgeStorage) -> _Found:
     if not capabilities.flag(storage.CONTINUOUS_RECORDING):
         raise Unsupported(f"{camera.asked} cannot record continuously ({storage.CONTINUOUS_RECORDING}).")
     before = await storage.read_continuous(camera)
-    most = storage.whole(capabilities.properties.get(storage.CONTINUOUS_LIMIT))
+    most = whole(capabilities.properties.get(storage.CONTINUOUS_LIMIT))
     if most is not None and len(before) >= most:
         there = ", ".join(f"{one.profile} on {one.disk_id}" for one in before)
         raise Conflict(

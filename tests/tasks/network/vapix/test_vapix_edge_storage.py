@@ -425,7 +425,7 @@ async def test_no_secret_is_in_a_result_or_an_error(ask: Ask, perform: Any) -> N
             '<root><disks result="ERROR" errormsg="you sent hunter2secret"/></root>')))  # fmt: skip
         with pytest.raises(ToolError) as caught:
             await perform(vapix_edge_storage, params, policy=OPEN, blocks={"axis/test": block})
-    assert caught.value is not None
+    assert "hunter2secret" not in str(caught.value)
 
 
 # --- parsers ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
@@ -161,9 +162,15 @@ async def test_a_rectangle_is_added_in_percent_and_read_back_in_pixels(ask: Ask)
         added = found.masks[1]
         assert added.enabled and (added.corners[0], added.corners[2]) == (Corner(x=288, y=378), Corner(x=672, y=702))
         assert found.remarks == []
-        assert camera.asked(PATH)[1].query.count("name=Neigh+%26+bour") + camera.asked(PATH)[1].query.count(
-            "name=Neigh%20%26%20bour"
-        )
+        [sent] = writes(camera)
+        assert dict(parse_qsl(sent)) == {
+            "action": "add",
+            "name": "Neigh & bour",
+            "imagesource": "0",
+            "width": "20",
+            "height": "30",
+            "center": "25,50",
+        }
 
 
 async def test_a_polygon_is_added_in_pixels(ask: Ask) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
 from typing import Any
+from urllib.parse import parse_qsl
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -38,11 +39,12 @@ from tasks.core.errors import (
 from tasks.core.models import Safety
 from tasks.network.vapix import _recording as reading
 from tasks.network.vapix import _recording_export as exporting
-from tasks.network.vapix._recording_matroska import reach
+from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix._xml import parse_xml
 from tasks.network.vapix.vapix_recording import (
     CameraRecordings,
+    RecordingAction,
     RecordingResult,
     VapixRecording,
     vapix_recording,
@@ -96,7 +98,8 @@ def only(result: RecordingResult) -> CameraRecordings:
 
 
 def storage(camera: Camera) -> EdgeStorage:
-    return camera.device.slot(EdgeStorage)
+    state: EdgeStorage = camera.device.slot(EdgeStorage)
+    return state
 
 
 def fresh(camera: Camera, seconds: float = 60, **options: Any) -> Recording:
@@ -174,7 +177,7 @@ async def test_what_is_asked_for_is_what_is_listed(ask: Ask) -> None:
         assert await ids(stop="2026-01-01T13:00:00+00:00") == [early.recording_id]
         assert await ids(start="2026-01-01T14:30:00+01:00") == [late.recording_id, going.recording_id]
         assert await ids(disk="NetworkShare") == []
-        assert "starttime=2026-01-01T13%3A30%3A00Z" in camera.asked(LIST)[-2].query
+        assert dict(parse_qsl(camera.asked(LIST)[-2].query))["starttime"] == "2026-01-01T13:30:00Z"
 
 
 async def test_no_card_is_an_empty_list_and_no_error(ask: Ask) -> None:
@@ -561,7 +564,10 @@ async def test_export_and_removal_take_one_camera_and_are_destroy(ask: Ask) -> N
             await ask(*pair, action="export", recording="20260101_120000_A1B2_B8A44F7C1D20")
         assert pair[0].requests == []
     made = VapixRecording(
-        targets=["10.0.0.1"], credentials="axis/a", action="export", recording="20260101_120000_A1B2_B8A44F7C1D20"
+        targets=["10.0.0.1"],
+        credentials="axis/a",
+        action=RecordingAction.EXPORT,
+        recording="20260101_120000_A1B2_B8A44F7C1D20",
     )
     assert made.safety() is Safety.DESTROY and made.approval()
     assert made.subject() == "10.0.0.1 20260101_120000_A1B2_B8A44F7C1D20"
@@ -617,7 +623,7 @@ def test_bytes_are_a_list_or_an_error_of_ours(data: bytes) -> None:
 
 @given(st.binary(max_size=400), st.booleans())
 def test_any_bytes_can_be_asked_how_far_they_reach(data: bytes, begun: bool) -> None:
-    found = reach(io.BytesIO((exporting.EBML_MAGIC if begun else b"") + data))
+    found = reach(io.BytesIO((EBML_MAGIC if begun else b"") + data))
     assert found is None or found.clusters > 0
     exporting.whole_mp4(io.BytesIO(data))
 
