@@ -33,7 +33,7 @@ _ITEM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}\Z")
 RIGHT_TOPIC = "right would be tns1:Device/tnsaxis:IO/Port, or tns1:Device//. for all below"
 
 
-def parse_topic(text: Any) -> str:
+def parse_topic(given: Any) -> str:
     """Return a topic in our spelling; `onvif:` and `axis:` become `tns1:` and `tnsaxis:`.
 
     >>> parse_topic("onvif:Device/axis:IO/Port//.")
@@ -42,9 +42,9 @@ def parse_topic(text: Any) -> str:
     Raises:
         ValueError: It is none; the message says what would be right.
     """
-    if not isinstance(text, str):
+    if not isinstance(given, str):
         raise ValueError(f"a topic is text; {RIGHT_TOPIC}")
-    text = text.strip()
+    text: str = given.strip()
     if text == EVERYTHING:
         return text
     if not text or len(text) > LONGEST_TOPIC:

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote, urljoin
 from xml.etree.ElementTree import Element
 
-from tasks.core.errors import Busy, Forbidden, NotFound, ToolError, Unreachable, Unsupported
+from tasks.core.errors import Busy, Forbidden, NotFound, ToolError, Unauthorized, Unreachable, Unsupported
 from tasks.core.transport import explain_connection
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES
-from tasks.network.vapix._auth import CameraLogin
+from tasks.network.vapix._auth import CameraLogin, parse_challenges
 from tasks.network.vapix._camera import Place
 from tasks.network.vapix._events import (
     EVERYTHING,
@@ -380,7 +381,7 @@ class RtspEvents:
     async def _connect(self) -> None:
         place = self.place
         await place.pay(OPENING_PACKETS)
-        tls = {"ssl": place.tls, "server_hostname": place.host} if place.tls is not None else {}
+        tls: dict[str, Any] = {"ssl": place.tls, "server_hostname": place.host} if place.tls is not None else {}
         try:
             async with asyncio.timeout(min(self.timeout, 10.0)):
                 self._reader, self._writer = await asyncio.open_connection(place.address, place.port, **tls)
@@ -444,8 +445,14 @@ class RtspEvents:
             if answer.status != 401:
                 break
             tried += authorization is not None
-            # Raises when there is nothing more to try; so does the fourth time, whatever the camera says.
-            self._login.challenged(answer.headers.get("www-authenticate", []), tried=tried)
+            offers = answer.headers.get("www-authenticate", [])
+            offered = {challenge.scheme for challenge in parse_challenges(offers)}
+            if offered == {"basic"} and self.place.tls is None:
+                raise Unauthorized(
+                    f"{self.name} takes passwords in clear text only, and its connection is not encrypted.",
+                    hint="Set the camera's authentication policy to digest or recommended.",
+                )
+            self._login.challenged(offers, tried=tried)  # raises when there is nothing more to try
         if authorization is not None:
             self._login.accepted()
         if answer.status != 200:

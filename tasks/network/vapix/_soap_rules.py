@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -75,7 +76,10 @@ class Configuration(_Said):
     configuration_id: str = Field(description="The camera's number of it.")
     name: str = Field(description="Its name.")
     template: str = Field(description="The template it is made from.")
-    parameters: dict[str, str] = Field(default_factory=dict, description="Its values; logins and passwords are masked.")
+    parameters: dict[str, str] = Field(
+        default_factory=dict,
+        description="Its values, which some firmware writes percent-encoded; logins and passwords are masked.",
+    )
 
 
 class RuleEvent(_Said):
@@ -310,8 +314,12 @@ def configurations(answer: ET.Element, kind: str = "ActionConfiguration") -> lis
 
 
 def _masked(name: str, value: str) -> tuple[str, str]:
-    shown = MASK if value and is_secret(name) else redact_text(clean(value, LONGEST_PARAMETER))
-    return clean(name, LONGEST_NAME), shown
+    if value and is_secret(name):
+        return clean(name, LONGEST_NAME), MASK
+    shown = redact_text(clean(value, LONGEST_PARAMETER))
+    # Some firmware writes values percent-encoded: what is a secret in an address is one there as well.
+    plain = clean(unquote(value), LONGEST_PARAMETER)
+    return clean(name, LONGEST_NAME), shown if redact_text(plain) == plain else redact_text(plain)
 
 
 def rules(answer: ET.Element) -> list[Rule]:

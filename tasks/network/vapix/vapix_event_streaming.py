@@ -72,7 +72,8 @@ class VapixEventStreaming(CameraParams):
         return Scope(
             targets=found.targets,
             ports=ports,
-            packets_per_second=found.packets_per_second,
+            # Listening takes little, but for long: what is held here others have to do without.
+            packets_per_second=min(500, max(100, 10 * len(self.targets))),
             least_packets_per_second=found.least_packets_per_second,
         )
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import h11
+import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from blocks.axis import AxisCredentials
 from blocks.captures import CaptureStore
@@ -35,6 +39,7 @@ from tasks.core.errors import (
     Untrusted,
 )
 from tasks.network.vapix import _events_listening as listening
+from tasks.network.vapix._auth import digest_header, parse_challenges
 from tasks.network.vapix._events import (
     CameraEvent,
     Change,
@@ -620,6 +625,232 @@ async def test_what_a_camera_says_is_cleaned_and_bounded(listen: Listen, mid: Ca
     assert len(event.data) <= 32
 
 
+@pytest.mark.parametrize("transport", ["websocket", "rtsp"])
+async def test_a_camera_that_restarts_is_listened_to_again(
+    listen: Listen, mid: Camera, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "PAUSES_SECONDS", (0.3,) * 12)
+    what = {"topics": [PORT], "items": {"port": "6"}, "seconds": 15, "max_events": 1}
+    heard = asyncio.ensure_future(listen([mid], transport=transport, **what))
+    await subscribed(mid)
+    mid.device.reboot(0.3, 0.3)
+    await once(lambda: not mid.device.subscribers)
+    await once(lambda: mid.device.subscribers, 12)
+    await asyncio.sleep(0.1)
+    press(mid, 6, 1)
+    found = only(await heard)
+    assert found.ended == "count" and found.events[0].source == {"port": "6"} and found.breaks
+
+
+async def test_a_camera_that_takes_passwords_in_clear_text_only_gets_none_over_rtsp(
+    listen: Listen, mid: Camera
+) -> None:
+    mid.device.params.set("Network.HTTP.AuthenticationPolicy", "basic")
+    with pytest.raises(Unauthorized, match="clear text only"):
+        await listen([mid], block=mid.block(), transport="rtsp")
+    assert [one.credentials for one in mid.requests if one.scheme == "rtsp"] == [None]
+
+
+async def test_thirty_two_cameras_are_listened_to_at_once(listen: Listen) -> None:
+    with cameras(*["mid", "9.80"] * 16) as found:
+        result = await listen(found, topics=[READY], seconds=30, max_events=1, timeout=20)
+    assert [camera.received for camera in result.cameras] == [1] * 32
+    assert len(result.model_dump_json()) < 64 << 10
+
+
+# --- the simulator's streams behave as the device's --------------------------------------------------------------------------
+
+
+async def session(camera: Camera, query: str = "", headers: dict[str, str] | None = None) -> ClientConnection:
+    host = f"{camera.address}:{camera.port}"
+    return await connect(
+        f"ws://{host}/vapix/ws-data-stream?sources=events{query}", additional_headers=headers, proxy=None, max_size=None
+    )
+
+
+async def token(camera: Camera) -> str:
+    async with httpx.AsyncClient(auth=httpx.DigestAuth("root", "pass"), trust_env=False) as client:
+        answer = await client.get(f"{camera.url}/axis-cgi/wssession.cgi")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
+    return answer.text
+
+
+async def told(websocket: ClientConnection, request: object) -> dict[str, Any]:
+    await websocket.send(request if isinstance(request, str) else json.dumps(request))
+    while True:
+        found: dict[str, Any] = json.loads(await asyncio.wait_for(websocket.recv(), 5))
+        if found.get("method") != "events:notify":
+            return found
+
+
+def configure(*filters: dict[str, str], **changes: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "1.0",
+        "context": "c",
+        "method": "events:configure",
+        "params": {"eventFilterList": list(filters)},
+        **changes,
+    }
+
+
+async def test_the_handshake_wants_credentials_or_a_token_and_takes_each_token_once(mid: Camera) -> None:
+    with pytest.raises(InvalidStatus, match="401"):
+        await session(mid)
+    with pytest.raises(InvalidStatus, match="401"):
+        await session(mid, "&wssession=made-up")
+    known = await token(mid)
+    async with await session(mid, f"&wssession={known}") as websocket:
+        assert (await told(websocket, configure()))["data"] == {}
+    with pytest.raises(InvalidStatus, match="401"):
+        await session(mid, f"&wssession={known}")
+    mid.device.slot(EventSockets).token_seconds = 0.05
+    late = await token(mid)
+    await asyncio.sleep(0.1)
+    with pytest.raises(InvalidStatus, match="401"):
+        await session(mid, f"&wssession={late}")
+
+
+async def test_the_handshake_takes_a_digest(mid: Camera) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await session(mid)
+    [challenge] = parse_challenges(refused.value.response.headers.get_all("WWW-Authenticate"))
+    header = digest_header(challenge, "root", "pass", "GET", "/vapix/ws-data-stream?sources=events", 1, "abc")
+    async with await session(mid, headers={"Authorization": header}) as websocket:
+        assert (await told(websocket, configure()))["context"] == "c"
+
+
+async def test_other_sources_are_refused(mid: Camera) -> None:
+    uri = f"ws://{mid.address}:{mid.port}/vapix/ws-data-stream?wssession={await token(mid)}&sources=audio"
+    with pytest.raises(InvalidStatus, match="400"):
+        await connect(uri, proxy=None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ("{", 2101),
+        ("[]", 2101),
+        (configure(apiVersion="2.0"), 2100),
+        ({"method": "events:configure", "params": {"eventFilterList": []}}, 2100),
+        (configure(method="events:list"), 2102),
+        (configure(params={}), 2103),
+        (configure({}), 2103),
+        (configure(params={"eventFilterList": "all"}), 2104),
+        (configure({"topicFilter": "nonsense"}), 2104),
+        (configure({"topicFilter": "onvif:Device"}), 2104),
+        (configure({"topicFilter": "//.", "contentFilter": "boolean("}), 2104),
+        (configure({"topicFilter": "//.", "contentFilter": "x" * 70_000}), 2107),
+    ],
+)
+async def test_what_a_camera_does_not_understand_has_a_number(mid: Camera, request_: object, code: int) -> None:
+    async with await session(mid, f"&wssession={await token(mid)}") as websocket:
+        found = await told(websocket, request_)
+        assert found["error"]["code"] == code and "data" not in found
+        assert (await told(websocket, configure()))["data"] == {}, "the session goes on"
+
+
+async def test_a_new_filter_replaces_the_old_and_two_that_fit_bring_an_event_twice(mid: Camera) -> None:
+    mid.device.slot(EventSockets).initial = False
+    async with await session(mid, f"&wssession={await token(mid)}") as websocket:
+        await told(websocket, configure({"topicFilter": READY}))
+        content = (
+            'boolean(//SimpleItem[@Name="port" and @Value="4"]) or boolean(//SimpleItem[@Name="port" and @Value="5"])'
+        )
+        both = {"topicFilter": PORT, "contentFilter": content}
+        reply = await told(websocket, configure(both, {"topicFilter": "tns1:Device//."}))
+        assert list(reply) and reply["method"] == "events:configure"
+        mid.device.emit(READY, {}, {"ready": "0"})
+        press(mid, 4, 1)
+        press(mid, 9, 1)
+        events = [json.loads(await asyncio.wait_for(websocket.recv(), 5))["params"]["notification"] for _ in range(4)]
+        assert [event["topic"] for event in events] == [READY, PORT, PORT, PORT]
+        assert [event["message"]["source"].get("port") for event in events] == [None, "4", "4", "9"]
+        assert events[1] == events[2] and isinstance(events[0]["timestamp"], int)
+        await asyncio.wait_for(await websocket.ping(), 5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(websocket.recv(), 0.2)
+
+
+async def test_binary_frames_end_a_session(mid: Camera) -> None:
+    async with await session(mid, f"&wssession={await token(mid)}") as websocket:
+        await websocket.send(b"x")
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(websocket.recv(), 5)
+    assert websocket.close_code == 1003
+
+
+async def dialogue(camera: Camera, *requests: str) -> list[RtspAnswer]:
+    reader, writer = await asyncio.open_connection(camera.address, camera.rtsp_port)
+    splitter, found = Splitter(), []
+    try:
+        for number, request in enumerate(requests, 1):
+            writer.write(request.replace("\n", "\r\n").replace("CSEQ", f"CSeq: {number}").encode() + b"\r\n\r\n")
+            answers: list[Any] = []
+            while not any(isinstance(item, RtspAnswer) for item in answers):
+                data = await asyncio.wait_for(reader.read(65536), 5)
+                assert data
+                answers += splitter.feed(data)
+            found += [item for item in answers if isinstance(item, RtspAnswer)]
+    finally:
+        writer.close()
+    return found
+
+
+async def test_rtsp_answers_options_to_anybody_and_challenges_in_its_own_form(mid: Camera) -> None:
+    url = "rtsp://c/axis-media/media.amp?video=1&audio=0"
+    options, described = await dialogue(mid, f"OPTIONS {url} RTSP/1.0\nCSEQ", f"DESCRIBE {url} RTSP/1.0\nCSEQ")
+    assert options.status == 200 and "DESCRIBE" in options.header("public") and options.header("cseq") == "1"
+    [challenge] = described.headers["www-authenticate"]
+    assert described.status == 401 and described.header("cseq") == "2"
+    assert re.fullmatch(rf'Digest realm="AXIS_{mid.device.serial}", nonce="[^"]+", stale=FALSE', challenge)
+
+
+async def logged_in(camera: Camera, method: str, url: str, *more: str) -> RtspAnswer:
+    [refused] = await dialogue(camera, f"DESCRIBE {url} RTSP/1.0\nCSEQ")
+    [challenge] = parse_challenges(refused.headers["www-authenticate"])
+    header = digest_header(challenge, "root", "pass", method, url, 1, "x")
+    [answer] = await dialogue(
+        camera, "\n".join([f"{method} {url} RTSP/1.0", "CSEQ", f"Authorization: {header}", *more])
+    )
+    return answer
+
+
+@pytest.mark.parametrize(("codec", "name"), [("h264", b"H264/90000"), ("h265", b"H265/90000"), ("jpeg", b"JPEG/90000")])
+async def test_a_video_stream_is_described(mid: Camera, codec: str, name: bytes) -> None:
+    url = f"rtsp://c/axis-media/media.amp?videocodec={codec}&event=on"
+    described = await logged_in(mid, "DESCRIBE", url)
+    assert described.status == 200 and described.header("content-type") == "application/sdp"
+    assert b"m=video" in described.body and name in described.body
+    assert control_url(url, described.body) == f"rtsp://c/axis-media/media.amp/stream=1?videocodec={codec}&event=on"
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status"),
+    [
+        ("DESCRIBE", "rtsp://c/elsewhere", 404),
+        ("DESCRIBE", "rtsp://c/axis-media/media.amp?camera=99", 404),
+        ("DESCRIBE", "rtsp://c/axis-media/media.amp?video=0", 400),
+        ("DESCRIBE", "rtsp://c/axis-media/media.amp?video=0&event=on&eventtopic=tns1:Device//.", 400),
+        ("DESCRIBE", "rtsp://c/axis-media/media.amp?video=0&event=on&eventcontent=boolean(", 400),
+        ("SETUP", "rtsp://c/axis-media/media.amp/stream=5?video=0&event=on", 404),
+        ("SETUP", "rtsp://c/axis-media/media.amp/stream=0?video=0&event=on", 461),
+        ("PLAY", "rtsp://c/axis-media/media.amp?video=0&event=on", 454),
+        ("TEARDOWN", "rtsp://c/axis-media/media.amp", 454),
+        ("RECORD", "rtsp://c/axis-media/media.amp", 455),
+        ("BREW", "rtsp://c/axis-media/media.amp", 405),
+    ],
+)
+async def test_rtsp_refuses_what_it_has_not(mid: Camera, method: str, url: str, status: int) -> None:
+    assert (await logged_in(mid, method, url)).status == status
+
+
+async def test_a_radar_has_events_and_no_video() -> None:
+    with cameras("bare") as [radar]:
+        assert (await logged_in(radar, "DESCRIBE", "rtsp://c/axis-media/media.amp")).status == 404
+        events = "rtsp://c/axis-media/media.amp?video=0&audio=0&event=on"
+        assert (await logged_in(radar, "DESCRIBE", events)).status == 200
+
+
 # --- parameters ------------------------------------------------------------------------------------------------------------
 
 
@@ -682,6 +913,7 @@ XML_BITS = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=300), st.lists(XML_BITS, max_size=20).map(b"".join)))
 def test_any_document_is_read_or_refused(document: bytes) -> None:
     try:
@@ -691,6 +923,7 @@ def test_any_document_is_read_or_refused(document: bytes) -> None:
     assert all(isinstance(event, CameraEvent) for event in found)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_any_bytes_are_cut_the_same_however_they_arrive(data: bytes, size: int) -> None:
     def cut(pieces: list[bytes]) -> list[RtspAnswer | Packet] | None:
@@ -714,6 +947,7 @@ RTSP_BITS = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(RTSP_BITS, max_size=12).map(b"".join))
 def test_any_dialogue_is_cut_or_refused(data: bytes) -> None:
     splitter = Splitter()
@@ -728,6 +962,7 @@ def packet(number: int, payload: bytes, *, marker: bool = True) -> bytes:
     return bytes((0x80, (0x80 if marker else 0) | 98)) + number.to_bytes(2, "big") + bytes(8) + payload
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=20))
 def test_any_packets_are_put_together_or_counted_as_lost(packets: list[bytes]) -> None:
     assembler = Assembler()
@@ -736,6 +971,7 @@ def test_any_packets_are_put_together_or_counted_as_lost(packets: list[bytes]) -
         assert document is None or len(document) <= sum(map(len, packets))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=500), st.integers(1, 100), st.integers(0, 65535))
 def test_a_document_survives_being_split(document: bytes, size: int, first: int) -> None:
     assembler = Assembler()
@@ -769,6 +1005,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=200), JSON.map(json.dumps)))
 def test_any_frame_is_read_or_refused(text: str) -> None:
     try:
@@ -778,6 +1015,7 @@ def test_any_frame_is_read_or_refused(text: str) -> None:
     assert found is None or isinstance(found, (CameraEvent, Reply))
 
 
+@settings(deadline=None)
 @given(JSON, JSON, JSON, JSON)
 def test_any_notification_is_an_event_or_nothing(topic: Any, source: Any, data: Any, timestamp: Any) -> None:
     told = {"topic": topic, "timestamp": timestamp, "message": {"source": source, "key": None, "data": data}}
@@ -787,6 +1025,7 @@ def test_any_notification_is_an_event_or_nothing(topic: Any, source: Any, data: 
         json.dumps(found.model_dump(mode="json"))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_topic_is_refused_or_stays_what_it_is(text: str) -> None:
     try:
@@ -800,6 +1039,7 @@ def test_any_topic_is_refused_or_stays_what_it_is(text: str) -> None:
 METADATA_SDP = b"m=application 0 RTP/AVP 98\na=rtpmap:98 vnd.onvif.metadata/90000\n"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_description_names_a_stream_or_none(sdp: bytes) -> None:
     found = control_url(
