@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tasks.core.errors import Busy, Rejected, ToolError, Unanswered, Unauthorized, Unsupported
-from tasks.network.vapix._ptz_reading import PTZ, Head, Means, Position, queue, read_position, tolerance
+from tasks.network.vapix._ptz_reading import MOTORS, PTZ, Head, Means, Position, queue, read_position, tolerance
 from tasks.network.vapix._ptz_text import clean
 
 POLL_SECONDS: Final = 0.5
@@ -61,6 +61,7 @@ async def wait_for_rest(
     seconds: float,
     goal: Mapping[str, float] | None = None,
     before: Position | None = None,
+    moved: Collection[str] = (),
 ) -> Rest:
     """Read the position until it no longer changes.
 
@@ -69,7 +70,9 @@ async def wait_for_rest(
         seconds: Longest time to watch.
         goal: Where it should end, where that is known: there, two equal readings are rest at once.
         before: Where it was: while it still is there, it may not have begun.
+        moved: Axes of the lens that were moved too.
     """
+    axes = {*MOTORS, *(goal or ()), *moved}
     started = time.monotonic()
     last, same_since, polls = await read_position(head), time.monotonic(), 0
     while True:
@@ -79,10 +82,10 @@ async def wait_for_rest(
         await asyncio.sleep(min(POLL_SECONDS if polls < _QUICK_POLLS else LATER_POLL_SECONDS, seconds - passed))
         polls += 1
         now = await read_position(head)
-        if not now.same(last):
+        if not now.same(last, axes):
             last, same_since = now, time.monotonic()
             continue
-        begun = before is not None and not now.same(before)
+        begun = before is not None and not now.same(before, axes)
         there = goal is not None and not missed(now, goal)
         if begun or there or time.monotonic() - same_since >= START_SECONDS:
             return Rest(now, True, time.monotonic() - started)
@@ -204,16 +207,16 @@ async def stop(head: Head, axes: tuple[str, ...] = ("pan", "tilt", "zoom")) -> N
     )
 
 
-async def confirm_stopped(head: Head) -> Rest:
+async def confirm_stopped(head: Head, moved: Collection[str] = ()) -> Rest:
     """Watch a head that was told to stop until it rests; tell it once more when it does not.
 
     Raises:
         Rejected: It moves all the same.
     """
-    rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, before=None)
+    rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, moved=moved)
     if not rest.rested:
         await surely(_stop_otherwise(head))
-        rest = await wait_for_rest(head, seconds=STOPPED_SECONDS)
+        rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, moved=moved)
     if not rest.rested:
         raise Rejected(
             "THE CAMERA IS STILL MOVING although it confirmed the stop.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PTZ: Final = "/axis-cgi/com/ptz.cgi"
 PTZ_CONFIG: Final = "/axis-cgi/com/ptzconfig.cgi"
 PTZ_QUEUE: Final = "/axis-cgi/com/ptzqueue.cgi"
+MOTORS: Final = ("pan", "tilt", "zoom")
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _COOKIE = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}=[!#-+\--:<-\[\]-~]{0,256})(?:;|\s*\Z)"
@@ -47,9 +48,12 @@ class Position(BaseModel):
         value: float | None = getattr(self, name)
         return value
 
-    def same(self, other: Position) -> bool:
-        """Whether nothing moved between the two, beyond what a reading trembles."""
-        for name in text.AXES:
+    def same(self, other: Position, axes: Collection[str] = MOTORS) -> bool:
+        """Whether none of these axes moved between the two, beyond what a reading trembles.
+
+        Focus and iris count only where they were moved: left to themselves they follow the scene, and never rest.
+        """
+        for name in axes:
             one, two = self.axis(name), other.axis(name)
             if (one is None) != (two is None):
                 return False

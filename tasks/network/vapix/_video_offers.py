@@ -48,6 +48,7 @@ class Offers:
         most_viewers: How many may watch at once.
         profiles: Names of its stream profiles; None where it was not asked or does not show them.
         rtsp_port: TCP port of RTSP.
+        rtsp_on: Whether RTSP is switched on; None where it does not say, or not to our account.
         rtsps_port: TCP port of RTSP over TLS; None where that is off.
         api: Where the profiles come from: stream-profiles or param.cgi.
     """
@@ -58,6 +59,7 @@ class Offers:
     most_viewers: int | None
     profiles: tuple[str, ...] | None
     rtsp_port: int
+    rtsp_on: bool | None
     rtsps_port: int | None
     api: str | None
 
@@ -102,7 +104,7 @@ async def read_offers(camera: Camera, *, profiles: bool = True) -> Offers:
     if not formats and not resolutions:
         raise Unsupported("This camera has no video (its properties name no picture format).")
     parameters = await camera.parameters(
-        "Image.MaxViewers", "Image.*.Enabled", "Image.*.Name", "Network.RTSP.Port", "Network.RTSPS"
+        "Image.MaxViewers", "Image.*.Enabled", "Image.*.Name", "Network.RTSP", "Network.RTSPS"
     )
     names: tuple[str, ...] | None = None
     api = None
@@ -116,6 +118,7 @@ async def read_offers(camera: Camera, *, profiles: bool = True) -> Offers:
         most_viewers=_number(parameters.get("Image.MaxViewers"), 10_000),
         profiles=names,
         rtsp_port=_number(parameters.get("Network.RTSP.Port"), 65_535) or RTSP_PORT,
+        rtsp_on={"yes": True, "no": False}.get(parameters.get("Network.RTSP.Enabled", "").strip().lower()),
         rtsps_port=(_number(parameters.get("Network.RTSPS.Port"), 65_535) or RTSPS_PORT) if secure else None,
         api=api,
     )

@@ -27,6 +27,7 @@ from tasks.network.vapix._ptz_moving import (
     wait_for_rest,
 )
 from tasks.network.vapix._ptz_reading import (
+    MOTORS,
     PTZ_CONFIG,
     Head,
     Means,
@@ -593,13 +594,13 @@ async def _continuous(head: Head, params: VapixPtzControl) -> Fields:
     async with in_control(head, means):
         started = time.monotonic()
         await drive(head, speeds, params.seconds or 0.1)
-        rest = await confirm_stopped(head)
+        rest = await confirm_stopped(head, tuple(speeds))
     return {
         "before": before,
         "position": rest.position,
         "rested": rest.rested,
         "seconds": round(time.monotonic() - started, 2),
-        "note": "it did not move" if rest.position.same(before) else None,
+        "note": "it did not move" if rest.position.same(before, {*MOTORS, *speeds}) else None,
     }
 
 

@@ -374,7 +374,10 @@ async def _urls(camera: Camera, params: VapixVideoStreaming) -> Fields:
         mjpeg=url(scheme, camera.asked, camera.port, MJPEG, params.arguments()) if mjpeg else None,
         snapshot=url(scheme, camera.asked, camera.port, SNAPSHOT, pictures),
     )
-    return {"urls": urls}
+    return {"urls": urls, "note": _RTSP_OFF if offers.rtsp_on is False else None}
+
+
+_RTSP_OFF = "RTSP is switched off on this camera (Network.RTSP.Enabled is no)."
 
 
 def _stream_arguments(params: VapixVideoStreaming) -> dict[str, str]:
@@ -393,6 +396,8 @@ async def _check(camera: Camera, params: VapixVideoStreaming) -> Fields:
     if port is None or params.codec or params.resolution or params.profile or params.view > 1:
         offers = await _checked_offers(camera, params)
         port = port or offers.rtsp_port
+        if offers.rtsp_on is False:
+            return {"answers": False, "note": _RTSP_OFF}
     if current_run().policy.is_never_port(port):
         raise Refused(
             f"The camera has its RTSP on port {port}, which must never be touched (never_ports of the site's policy).",

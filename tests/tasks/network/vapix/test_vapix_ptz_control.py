@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +45,7 @@ from tasks.network.vapix.vapix_ptz_control import (
 )
 
 Use = Callable[..., Awaitable[PtzCamera]]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(autouse=True)
@@ -347,6 +351,36 @@ async def test_the_stop_goes_out_even_when_the_deadline_of_the_camera_passes(use
         async with asyncio.timeout(1.0):
             await use("continuous", pan=30, seconds=10)
     assert not head.driven()
+
+
+ALONE = """
+import asyncio, sys
+from blocks.axis import AxisCredentials
+from blocks.policy import ProbePolicy
+from tasks.core import tool as kit
+from tasks.core.run import FixedWiring, wired
+from tasks.network.vapix.vapix_ptz_control import vapix_ptz_control
+
+address, port = sys.argv[1], int(sys.argv[2])
+block = AxisCredentials(username="root", password="pass", scheme="http", port=port)
+given = {"targets": [address], "credentials": "axis/a", "action": "continuous", "pan": 20, "seconds": 10, "confirm": address}
+with wired(FixedWiring(policies={"default": ProbePolicy()}, blocks={"axis/a": block})):
+    asyncio.run(kit.perform(vapix_ptz_control.spec, given))
+"""
+
+
+async def test_ctrl_c_in_the_middle_of_a_continuous_move_stops_it(camera: Camera) -> None:
+    command = [sys.executable, "-c", ALONE, camera.address, str(camera.port)]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
+    head = head_of(camera.device)
+    try:
+        await until(head.driven, 60)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 20) != 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert not head.driven() and len(commands(camera)) == 2
 
 
 async def test_stop_takes_many_and_needs_no_approval(perform: Any) -> None:

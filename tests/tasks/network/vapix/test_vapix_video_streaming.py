@@ -373,6 +373,15 @@ async def test_a_stream_that_does_not_answer_is_said(use: Use, camera: Camera) -
     assert silent.answers is False and "did not answer" in (silent.note or "")
 
 
+async def test_the_camera_says_which_port_its_streams_have_and_that_they_are_off(use: Use, camera: Camera) -> None:
+    camera.device.params.set("Network.RTSP.Port", camera.rtsp_port)
+    assert (await use("check", rtsp_port=None)).answers is True
+    camera.device.params.set("Network.RTSP.Enabled", "no")
+    found = await use("check", rtsp_port=None)
+    assert found.answers is False and "switched off" in (found.note or "")
+    assert "switched off" in ((await use("urls")).note or "")
+
+
 async def test_a_port_that_must_never_be_touched_is_not(perform: Any, camera: Camera) -> None:
     given = {"targets": [camera.address], "credentials": "axis/test", "action": "check", "rtsp_port": camera.rtsp_port}
     policy = ProbePolicy(never_ports=[camera.rtsp_port])
