@@ -168,7 +168,10 @@ class DynamicLayer:
         if version is not None and version.visible is not None:
             # `visible` came with a later minor version, which one is not documented: ask for the newest this camera has.
             asked = (await self.camera.capabilities()).apis.get("dynamicoverlay", asked)
-        return await self.camera.call(PATH, method, params, version=asked, meanings=_MEANINGS, write=write)
+        data: dict[str, Any] = await self.camera.call(
+            PATH, method, params, version=asked, meanings=_MEANINGS, write=write
+        )
+        return data
 
 
 def _fields(look: Look) -> dict[str, Any]:

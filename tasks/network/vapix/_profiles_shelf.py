@@ -92,7 +92,10 @@ class JsonShelf:
         await self._call("remove", {"streamProfileName": [{"name": name}]}, write=True)
 
     async def _call(self, method: str, params: dict[str, Any], *, write: bool = False) -> dict[str, Any]:
-        return await self.camera.call(PATH, method, params, version="1.0", meanings=_MEANINGS, write=write)
+        data: dict[str, Any] = await self.camera.call(
+            PATH, method, params, version="1.0", meanings=_MEANINGS, write=write
+        )
+        return data
 
 
 def _entry(profile: Held) -> dict[str, str]:

@@ -111,7 +111,8 @@ def only(result: NetworkSettingsResult) -> CameraNetwork:
 
 
 def state(camera: Camera) -> NetworkState:
-    return camera.device.slot(NetworkState)
+    found: NetworkState = camera.device.slot(NetworkState)
+    return found
 
 
 def free_address() -> str:
@@ -605,7 +606,7 @@ async def test_an_open_port_takes_an_address_and_a_silent_one_is_free() -> None:
     await vacant.check_vacant("127.0.0.1", [port], _free_of_charge)
 
 
-@given(st.lists(st.text()))
+@given(st.lists(st.text(max_size=60), max_size=4))
 def test_any_table_of_neighbours_is_read(lines: list[str]) -> None:
     assert vacant.find_neighbour(lines, "192.0.2.7") is None
 
@@ -622,7 +623,7 @@ KEYS = [
     "v2", "rest_api", "switch", "port", "portNumber", "nameServers", "macAddress",
 ]  # fmt: skip
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("switchPort"),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("switchPort"),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
     max_leaves=20,
 )

@@ -59,7 +59,7 @@ def ask(perform: Any) -> Ask:
         *cams: Camera, user: str = "operator", password: str = "pass", ceiling: str = "change", **params: Any
     ) -> OverlayResult:
         given = {"targets": [camera.address for camera in cams], "credentials": "axis/test", "timeout": 5, **params}
-        policy = ProbePolicy(host_packets_per_second=0, ceiling=ceiling)
+        policy = ProbePolicy.model_validate({"host_packets_per_second": 0, "ceiling": ceiling})
         blocks = {"axis/test": cams[0].block(user, password, scheme="http")}
         result: OverlayResult = await perform(vapix_overlay, given, policy=policy, blocks=blocks)
         for camera in cams:
@@ -75,7 +75,8 @@ def only(result: OverlayResult) -> CameraOverlays:
 
 
 def held(camera: Camera) -> Overlays:
-    return camera.device.slot(Overlays)
+    found: Overlays = camera.device.slot(Overlays)
+    return found
 
 
 def put(camera: Camera, *texts: str) -> None:
@@ -462,9 +463,11 @@ KEYS = [
     "overlayPath", "numberAvailableSlots", "maxTextLength",
 ]  # fmt: skip
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(KEYS), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
+    max_leaves=20,
 )
+ENTRIES = st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=8), max_size=4)
 
 
 @given(JSON)
@@ -477,11 +480,7 @@ def test_any_json_is_a_list_of_overlays_or_none(data: Any) -> None:
     assert all(one.identity >= 0 for one in found) and all(isinstance(image, str) for image in images)
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(["textOverlays", "imageOverlays"]), st.lists(st.dictionaries(st.sampled_from(KEYS), JSON))
-    )
-)
+@given(st.dictionaries(st.sampled_from(["textOverlays", "imageOverlays"]), ENTRIES))
 def test_any_overlay_is_read_or_refused(data: Any) -> None:
     try:
         found, _ = overlays.of_json(data)

@@ -58,7 +58,7 @@ def ask(perform: Any) -> Ask:
         *cams: Camera, user: str = "operator", password: str = "pass", ceiling: str = "change", **params: Any
     ) -> StreamProfilesResult:
         given = {"targets": [camera.address for camera in cams], "credentials": "axis/test", "timeout": 5, **params}
-        policy = ProbePolicy(host_packets_per_second=0, ceiling=ceiling)
+        policy = ProbePolicy.model_validate({"host_packets_per_second": 0, "ceiling": ceiling})
         blocks = {"axis/test": cams[0].block(user, password, scheme="http")}
         result: StreamProfilesResult = await perform(vapix_stream_profiles, given, policy=policy, blocks=blocks)
         for camera in cams:
@@ -359,12 +359,11 @@ async def test_profiles_of_256_cameras_would_fit_by_leaving_lists_to_the_report(
 
 # --- parsers ---------------------------------------------------------------------------------------------------------------
 
+KEYS = ["streamProfile", "name", "description", "parameters", "maxProfiles"]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner)
-        | st.dictionaries(st.sampled_from(["streamProfile", "name", "description", "maxProfiles"]), inner)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=20,
 )
 
 
