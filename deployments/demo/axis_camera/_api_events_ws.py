@@ -58,6 +58,7 @@ class EventSockets:
         single_use: A token ends with its use. Nobody has recorded whether real devices do so.
         initial: Current states are sent after a filter is set. Nobody has recorded this either.
         stamped: Events carry their time; it is optional.
+        deaf: Nothing that clients send is heard any more, pings included: the connection is there, and nobody behind it.
         refuse: Answer each `events:configure` with this error.
         open: Sessions that are open now.
     """
@@ -67,6 +68,7 @@ class EventSockets:
         self.single_use = True
         self.initial = True
         self.stamped = True
+        self.deaf = False
         self.refuse: int | None = None
         self.open: list[Session] = []
         self._tokens: dict[str, float] = {}
@@ -138,7 +140,7 @@ class Session:
         self.sockets.open.append(self)
         data = self.connection.leftovers
         while True:
-            if data:
+            if data and not self.sockets.deaf:
                 self.protocol.receive_data(data)
                 for event in self.protocol.events_received():
                     if isinstance(event, Frame):

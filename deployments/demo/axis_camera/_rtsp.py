@@ -54,6 +54,7 @@ class Rtsp:
         together: Put all initial events into one document.
         empty_first: Begin with a MetadataStream without events, as real devices may.
         lose_every: Leave out every n-th packet; 0 for none.
+        deaf: Requests are not answered any more, and nothing is sent.
         most_sessions: Streams at once; more are answered by 453.
         open: Sessions that play now.
     """
@@ -64,6 +65,7 @@ class Rtsp:
     together: bool = False
     empty_first: bool = True
     lose_every: int = 0
+    deaf: bool = False
     most_sessions: int = 20
     open: list[Session] = field(default_factory=list)
 
@@ -189,7 +191,7 @@ class Session:
             )
             self._number = (self._number + 1) % 65536
             self._packets += 1
-            if not self.rtsp.lose_every or self._packets % self.rtsp.lose_every:
+            if not self.rtsp.deaf and (not self.rtsp.lose_every or self._packets % self.rtsp.lose_every):
                 self._send(head + piece)
 
 
@@ -251,6 +253,8 @@ class Connection:
             return Asked(method, url, version, headers)
 
     async def _answer(self, asked: Asked) -> bool:
+        if self.rtsp.deaf:
+            return True
         logged = Logged(asked.method, asked.path, urlsplit(asked.url).query, "rtsp", self.peer, asked.headers)
         self.device.requests.append(logged)
         fault = self.device.faults.take(f"rtsp:{asked.path}", asked.method, b"", bare=True)

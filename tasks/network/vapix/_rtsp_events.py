@@ -43,6 +43,8 @@ MOST_BODY_BYTES = 256 << 10
 MOST_DOCUMENT_BYTES = 1 << 20
 PATH = "/axis-media/media.amp"
 METADATA = "vnd.onvif.metadata"
+ALIVE_SECONDS = 15.0
+"""Longest time between two signs of life of ours: they keep the session, and show whether the camera is still there."""
 
 _CHANGES = {"initialized": Change.INITIAL, "changed": Change.CHANGED, "deleted": Change.DELETED}
 
@@ -324,7 +326,8 @@ class RtspEvents:
     _channel: int = 0
     _sequence: int = 0
     _session: str = ""
-    _alive_every: float = 25.0
+    _alive_every: float = ALIVE_SECONDS
+    _silent_since: float | None = None
     _url: str = ""
     _login: CameraLogin = field(init=False)
 
@@ -375,7 +378,7 @@ class RtspEvents:
             raise Nonsense(f"{self.name} opened no session that we could use.")
         self._session = session.strip()
         seconds = re.search(r"timeout\s*=\s*(\d{1,6})", options)
-        self._alive_every = max(0.5, min(60, int(seconds[1]) if seconds else 60) / 2)
+        self._alive_every = max(0.5, min(ALIVE_SECONDS, (int(seconds[1]) if seconds else 60) / 2))
         await self._ask("PLAY", self._url, {"Range": "npt=0.000-"})
 
     async def _connect(self) -> None:
@@ -413,13 +416,16 @@ class RtspEvents:
                         yield document
                 elif item.status == 454:
                     raise Unreachable(f"{self.name} ended the session.")
-            left = alive_at - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if self._silent_since is not None and now - self._silent_since > self.timeout:
+                raise Unreachable(f"{self.name} has fallen silent.")
+            if now >= alive_at:
                 await self._send("OPTIONS", self._url, {}, self._login.authorization("OPTIONS", self._url))
-                alive_at = time.monotonic() + self._alive_every
-                continue
+                alive_at = now + self._alive_every
+                self._silent_since = now if self._silent_since is None else self._silent_since
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                # Looked at again soon enough to notice a silence as long as our patience.
+                async with asyncio.timeout(min(alive_at - now, self.timeout)):
                     await self._receive()
 
     async def close(self) -> None:
@@ -527,6 +533,7 @@ class RtspEvents:
         if not data:
             raise Unreachable(f"{self.name} broke the connection.")
         self.bytes_received += len(data)
+        self._silent_since = None
         try:
             self._waiting += self._splitter.feed(data)
         except Garbled as error:

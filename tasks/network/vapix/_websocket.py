@@ -296,6 +296,8 @@ class WebSocketEvents:
             except ConnectionClosed as closed:
                 if closed.sent is not None and closed.sent.code == 1009:  # RFC 6455 section 7.4.1
                     raise Nonsense(f"{self.name} sent a frame of more than {MOST_FRAME_BYTES} bytes.") from None
+                if closed.sent is not None and closed.sent.code == 1011 and closed.rcvd is None:  # ours: no pong came
+                    raise Unreachable(f"{self.name} has fallen silent.") from None
                 raise Unreachable(f"{self.name} was closed by the camera.") from None
             if not isinstance(found, Reply):
                 yield found

@@ -537,6 +537,15 @@ async def test_a_broken_answer_is_an_error_that_says_so(
     assert "pass" not in str(broken.value).split()
 
 
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_fault_is_told_in_the_cameras_words_whatever_its_status(ask: Ask, mid: Camera, status: int) -> None:
+    fault = simulated.Fault("aa:InvalidActionConfigurationFault", "the disk is\x1b gone <b>").xml()
+    answer = simulated._envelope(fault.replace("\x1b", ""), status)
+    mid.device.faults.add(SERVICES, Fault("answer", response=answer))
+    with pytest.raises(Rejected, match="InvalidActionConfigurationFault: the disk is gone <b>"):
+        await ask(mid)
+
+
 async def test_one_broken_camera_costs_the_others_nothing(ask: Ask) -> None:
     with cameras("mid", "new", "ptz") as found:
         found[1].device.faults.add(SERVICES, Fault("garbage", count=None))

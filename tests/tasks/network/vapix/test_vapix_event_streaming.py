@@ -39,6 +39,7 @@ from tasks.core.errors import (
     Untrusted,
 )
 from tasks.network.vapix import _events_listening as listening
+from tasks.network.vapix import _rtsp_events, _websocket
 from tasks.network.vapix._auth import digest_header, parse_challenges
 from tasks.network.vapix._events import (
     CameraEvent,
@@ -481,6 +482,40 @@ async def test_a_broken_connection_is_made_anew_while_there_is_time(
     assert ports[0] == "5" and "6" in ports
 
 
+@pytest.mark.parametrize("transport", ["websocket", "rtsp"])
+async def test_a_camera_that_falls_silent_is_noticed(
+    listen: Listen, mid: Camera, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(_websocket, "PING_SECONDS", 0.5)
+    monkeypatch.setattr(_rtsp_events, "ALIVE_SECONDS", 0.5)
+    what = {"topics": [PORT], "items": {"port": "5"}, "seconds": 30, "timeout": 1}
+    heard = asyncio.ensure_future(listen([mid], transport=transport, **what))
+    await subscribed(mid)
+    press(mid, 5, 1)
+    await asyncio.sleep(0.2)
+    mid.device.slot(EventSockets).deaf = mid.device.slot(Rtsp).deaf = True
+    found = only(await asyncio.wait_for(heard, 15))
+    assert (found.ended, found.received) == ("broken", 1) and "fallen silent" in str(found.detail)
+
+
+async def test_cameras_that_send_no_states_at_the_start_are_listened_to_as_well(listen: Listen, mid: Camera) -> None:
+    sockets = mid.device.slot(EventSockets)
+    sockets.initial, sockets.single_use, sockets.stamped = False, False, False
+    heard = asyncio.ensure_future(listen([mid], topics=[PORT], seconds=5, max_events=1))
+    await subscribed(mid)
+    press(mid, 5, 1)
+    [event] = only(await heard).events
+    assert (event.source, event.data, event.at) == ({"port": "5"}, {"state": "1"}, None)
+
+
+async def test_a_camera_that_gives_no_token_is_listened_to_over_rtsp(listen: Listen, mid: Camera) -> None:
+    mid.device.faults.add("/axis-cgi/wssession.cgi", "404")
+    assert only(await listen([mid], topics=[READY], max_events=1)).api == "rtsp-metadata"
+    mid.device.faults.add("/axis-cgi/wssession.cgi", "html")
+    assert only(await listen([mid], topics=[READY], max_events=1)).api == "rtsp-metadata"
+
+
 async def test_a_camera_that_stays_away_is_given_up(
     listen: Listen, mid: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,7 +728,7 @@ def configure(*filters: dict[str, str], **changes: Any) -> dict[str, Any]:
     }
 
 
-async def test_the_handshake_wants_credentials_or_a_token_and_takes_each_token_once(mid: Camera) -> None:
+async def test_the_handshake_wants_credentials_or_a_token_that_is_young(mid: Camera) -> None:
     with pytest.raises(InvalidStatus, match="401"):
         await session(mid)
     with pytest.raises(InvalidStatus, match="401"):
@@ -701,13 +736,24 @@ async def test_the_handshake_wants_credentials_or_a_token_and_takes_each_token_o
     known = await token(mid)
     async with await session(mid, f"&wssession={known}") as websocket:
         assert (await told(websocket, configure()))["data"] == {}
-    with pytest.raises(InvalidStatus, match="401"):
-        await session(mid, f"&wssession={known}")
     mid.device.slot(EventSockets).token_seconds = 0.05
     late = await token(mid)
     await asyncio.sleep(0.1)
     with pytest.raises(InvalidStatus, match="401"):
         await session(mid, f"&wssession={late}")
+
+
+async def test_unproven_a_token_is_taken_once(mid: Camera) -> None:
+    known = await token(mid)
+    async with await session(mid, f"&wssession={known}"):
+        with pytest.raises(InvalidStatus, match="401"):
+            await session(mid, f"&wssession={known}")
+
+
+async def test_unproven_states_are_sent_after_a_filter_is_set(mid: Camera) -> None:
+    async with await session(mid, f"&wssession={await token(mid)}") as websocket:
+        await told(websocket, configure({"topicFilter": READY}))
+        assert json.loads(await asyncio.wait_for(websocket.recv(), 5))["params"]["notification"]["topic"] == READY
 
 
 async def test_the_handshake_takes_a_digest(mid: Camera) -> None:
