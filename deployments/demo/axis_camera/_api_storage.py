@@ -140,11 +140,45 @@ def general_error(name: str, code: int, description: str) -> Response:
 
 @storage_api("/axis-cgi/disks/mount.cgi", level="admin")
 async def mount(device: Device, request: Request) -> Response:
-    action, disk_id = request.query.get("action", ""), request.query.get("diskid", "")
-    if action not in ("mount", "unmount"):
+    return _job(device, request, ("mount", "unmount"), lambda kept, action, disk: kept.mount(disk, action == "mount"))
+
+
+@storage_api("/axis-cgi/disks/lock.cgi", level="admin")
+async def lock(device: Device, request: Request) -> Response:
+    return _job(device, request, ("lock", "unlock"), lambda kept, action, disk: kept.lock(disk, action == "lock"))
+
+
+@storage_api("/axis-cgi/disks/format.cgi", level="admin")
+async def format_disk(device: Device, request: Request) -> Response:
+    """Erases everything: no tool of ours sends this."""
+    filesystem = request.query.get("filesystem", "")
+    if filesystem not in ("ext4", "vfat", "cifs"):
+        return refused("job", "Invalid filesystem", word="description", action="format")
+    return _job(device, request, ("format",), lambda kept, _, disk: kept.format(disk, filesystem))
+
+
+@storage_api("/axis-cgi/disks/checkdisk.cgi", level="operator")
+async def check_disk(device: Device, request: Request) -> Response:
+    return _job(device, request, ("checkdisk",), lambda kept, action, disk: kept.check(action, disk))
+
+
+@storage_api("/axis-cgi/disks/repair.cgi", level="admin")
+async def repair_disk(device: Device, request: Request) -> Response:
+    return _job(device, request, ("repair",), lambda kept, action, disk: kept.check(action, disk))
+
+
+def _job(
+    device: Device, request: Request, actions: tuple[str, ...], begin: Callable[[EdgeStorage, str, str], Job]
+) -> Response:
+    """Begin work on a disk; where there is only one action it need not be named."""
+    action, disk_id = (
+        request.query.get("action", actions[0] if len(actions) == 1 else ""),
+        request.query.get("diskid", ""),
+    )
+    if action not in actions:
         return refused("job", "Invalid action", word="description", action=action, diskid=disk_id)
     try:
-        job = device.slot(EdgeStorage).mount(disk_id, action == "mount")
+        job = begin(device.slot(EdgeStorage), action, disk_id)
     except StorageRefusal as no:
         return refused("job", str(no), word="description", action=action, diskid=disk_id)
     return rooted(element("job", {"action": action, "diskid": disk_id, "result": "OK", "jobid": job.job_id}))

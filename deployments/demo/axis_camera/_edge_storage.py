@@ -135,7 +135,41 @@ class EdgeStorage:
         self.seconds_between = 0.0
         self.first_result = 1
         self.encryption_attribute = "encryptionenabled" if device.firmware.startswith("9.") else "diskencryptionenabled"
+        for disk in self.disks.values():
+            self._show(disk)
+        device.params.watch("Storage", self._set)
         self._installed()
+        self._tell()
+
+    def _show(self, disk: Disk) -> None:
+        """Write into the parameters what they say of a disk too."""
+        group, params = f"Storage.{disk.group}", self.device.params
+        if params.names(group):
+            params.set(f"{group}.Locked", disk.locked)
+            params.set(f"{group}.CleanupPolicyActive", disk.cleanup)
+            params.set(f"{group}.CleanupMaxAge", disk.keep_days)
+
+    def _set(self, name: str, value: str) -> None:
+        """Take over what somebody wrote into the parameters."""
+        group, key = name.split(".")[1], name.rpartition(".")[2]
+        for disk in self.disks.values():
+            if disk.group != group:
+                continue
+            match key:
+                case "Locked":
+                    disk.locked = value == "yes"
+                case "CleanupPolicyActive":
+                    disk.cleanup = value
+                case "CleanupMaxAge":
+                    disk.keep_days = int(value)
+
+    def _tell(self) -> None:
+        """Say by the events what is so: whether anything is recorded, and which disks are not there."""
+        going = any(recording.stopped is None for recording in self.recordings.values())
+        self.device.emit("tnsaxis:Storage/Recording", {}, {"recording": going})
+        for disk in self.disks.values():
+            gone = disk.status != "OK"
+            self.device.emit("tnsaxis:Storage/Disruption", {"disk_id": disk.disk_id}, {"disruption": gone})
 
     def _installed(self) -> None:
         """What an installer left: two recordings of yesterday, and one that goes on, when there is a card to record on."""
@@ -178,7 +212,9 @@ class EdgeStorage:
             StorageRefusal: Not on this disk.
         """
         self.writable(disk_id)
-        return self.add(self.device.now(), None, disk=disk_id, kind="triggered", event_id="Manual")
+        made = self.add(self.device.now(), None, disk=disk_id, kind="triggered", event_id="Manual")
+        self._tell()
+        return made
 
     def end(self, recording_id: str) -> None:
         """End a recording that goes on.
@@ -192,6 +228,7 @@ class EdgeStorage:
         if recording.stopped is not None:
             raise StorageRefusal("The recording is not ongoing")
         recording.stopped = self.device.now()
+        self._tell()
 
     def remove(self, recording_id: str) -> None:
         """Remove a recording for good.
@@ -254,6 +291,7 @@ class EdgeStorage:
         profile = next(number for number in range(1, 100) if number not in self.continuous)
         made = self.continuous[profile] = Continuous(profile, disk_id, options, event_id)
         self.add(since or self.device.now(), None, disk=disk_id, event_id=event_id, profile=profile)
+        self._tell()
         return made
 
     def remove_continuous(self, profile: int) -> None:
@@ -267,6 +305,7 @@ class EdgeStorage:
         for recording in self.recordings.values():
             if recording.profile == profile and recording.stopped is None:
                 recording.stopped = self.device.now()
+        self._tell()
 
     def writable(self, disk_id: str) -> Disk:
         """The disk, when it can be recorded on.
@@ -333,8 +372,59 @@ class EdgeStorage:
                 for recording in self.recordings.values():
                     if recording.disk_id == disk_id and recording.stopped is None:
                         recording.stopped = self.device.now()
+            self._tell()
 
         return self.job("mount" if mounted else "unmount", disk_id, finish)
+
+    def lock(self, disk_id: str, locked: bool) -> Job:
+        """Let nobody write on a disk, or everybody again.
+
+        Raises:
+            StorageRefusal: There is no such disk.
+        """
+        disk = self._there(disk_id)
+
+        def finish() -> None:
+            disk.locked = locked
+            self._show(disk)
+
+        return self.job("lock" if locked else "unlock", disk_id, finish)
+
+    def format(self, disk_id: str, filesystem: str) -> Job:
+        """Erase everything on a disk.
+
+        Raises:
+            StorageRefusal: There is no such disk, or it is locked.
+        """
+        disk = self._there(disk_id)
+        if disk.locked:
+            raise StorageRefusal("The disk is locked")
+
+        def finish() -> None:
+            for recording in [one for one in self.recordings.values() if one.disk_id == disk_id]:
+                del self.recordings[recording.recording_id]
+            disk.total = disk.total or 62_367_744
+            disk.filesystem, disk.free, disk.full, disk.status = filesystem, disk.total, False, "OK"
+            self._tell()
+
+        return self.job("format", disk_id, finish)
+
+    def check(self, action: str, disk_id: str) -> Job:
+        """Look at a disk's file system, or mend it.
+
+        Raises:
+            StorageRefusal: There is no such disk.
+        """
+        self._there(disk_id)
+        return self.job(action, disk_id, lambda: None)
+
+    def _there(self, disk_id: str) -> Disk:
+        disk = self.disks.get(disk_id)
+        if disk is None:
+            raise StorageRefusal("Unknown disk")
+        if disk.status == "disconnected":
+            raise StorageRefusal("The disk is not connected")
+        return disk
 
 
 def _card(state: str) -> Disk:

@@ -23,6 +23,7 @@ PROPERTY = "Properties.PrivacyMask.PrivacyMask"
 WINDOWS = "Image.I0.Overlay.MaskWindows"
 TEMPLATE = "0_maskwindows"
 MOST_VIEWS = 8
+QUERIES = frozenset({"list", "position", "listpxjson", "positionpxjson"})
 
 
 class MaskApi(StrEnum):
@@ -94,7 +95,8 @@ def limits_of(capabilities: Capabilities) -> Limits:
         corners=number("MaxNbrOfCorners"),
         size=largest,
         turns=capabilities.flag("Properties.PTZ.PTZ") and not capabilities.flag("Properties.PTZ.DigitalPTZ"),
-        queries=frozenset(re.findall(r"[a-z]+", queries.lower())),
+        # A value that names none of the queries says nothing about them.
+        queries=frozenset(re.findall(r"[a-z]+", queries.lower())) & QUERIES,
     )
 
 

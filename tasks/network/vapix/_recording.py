@@ -71,8 +71,8 @@ class Recording(BaseModel):
 
     @property
     def running(self) -> bool:
-        """Whether the camera is still recording it."""
-        return self.status == "recording" or (self.status != "completed" and self.stopped_at is None)
+        """Whether the camera is still recording it. One of unknown status without an end is what a power cut left."""
+        return self.status == "recording" or (self.status is None and self.stopped_at is None)
 
 
 @dataclass

@@ -125,7 +125,7 @@ class VapixEdgeStorage(CameraParams):
                 check_recording_id(self.recording)
             except ValueError as mistake:
                 raise ValueError(f"recording: {mistake}") from None
-        if self.action not in (StorageAction.STATUS, StorageAction.JOB):
+        if self.action is not StorageAction.STATUS:
             only_one(self, self.action)
         return self
 

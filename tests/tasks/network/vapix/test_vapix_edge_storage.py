@@ -483,3 +483,27 @@ def test_cutting_an_answer_anywhere_is_nonsense_not_a_crash(root: Element) -> No
     for place in range(0, len(data), 7):
         with contextlib.suppress(ToolError):
             storage.disks_of(parse_xml(data[:place]))
+
+
+# --- the simulated camera --------------------------------------------------------------------------------------------
+
+
+async def test_the_simulated_camera_shows_one_storage_in_parameters_lists_and_events(ask: Ask) -> None:
+    with cameras("mid") as [camera]:
+        await ask(camera)
+        heard: list[tuple[str, dict[str, str]]] = []
+        camera.device.subscribe(lambda event: heard.append((event.topic, dict(event.data))))
+        camera.device.params.set("Storage.S0.CleanupMaxAge", "31")
+        assert only(await ask(camera)).disks[0].keep_days == 31
+        await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
+        await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK")
+        assert ("tnsaxis:Storage/Recording", {"recording": "0"}) in heard
+        assert ("tnsaxis:Storage/Disruption", {"disruption": "1"}) in heard
+
+
+async def test_nothing_the_tool_can_be_told_formats_locks_or_repairs_a_disk(ask: Ask) -> None:
+    with cameras("mid") as [camera]:
+        for action in ("format", "lock", "unlock", "repair", "checkdisk"):
+            with pytest.raises(InvalidParameters):
+                await ask(camera, action=action, disk="SD_DISK", confirm=f"{camera.address} SD_DISK")
+        assert camera.requests == []

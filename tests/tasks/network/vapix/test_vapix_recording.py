@@ -180,6 +180,17 @@ async def test_what_is_asked_for_is_what_is_listed(ask: Ask) -> None:
         assert dict(parse_qsl(camera.asked(LIST)[-2].query))["starttime"] == "2026-01-01T13:30:00Z"
 
 
+@pytest.mark.parametrize(
+    ("status", "stop", "running"),
+    [("recording", "", True), ("completed", "2026-01-01T12:05:00Z", False), ("unknown", "", False), (None, "", True)],
+)
+def test_what_a_power_cut_left_does_not_go_on(status: str | None, stop: str, running: bool) -> None:
+    said = f'recordingstatus="{status}"' if status else ""
+    row = f'<recording recordingid="a" starttime="2026-01-01T12:00:00Z" stoptime="{stop}" {said}/>'
+    _, [one] = reading.recordings_of(parse_xml(f"<root><recordings>{row}</recordings></root>".encode()))
+    assert one.running is running
+
+
 async def test_no_card_is_an_empty_list_and_no_error(ask: Ask) -> None:
     with cameras("mid", sd_card="missing") as [camera]:
         found = only(await ask(camera))
@@ -454,6 +465,14 @@ async def test_a_cancelled_export_keeps_what_had_come(ask: Ask, store: CaptureSt
             await export
     [kept] = store.files()
     assert kept.name.endswith(".partial.mkv") and kept.size_bytes > 0
+
+
+@pytest.mark.parametrize("profile", ["new", "ptz"])
+async def test_a_recording_is_fetched_over_tls_with_a_pinned_certificate(ask: Ask, profile: str) -> None:
+    with cameras(profile) as [camera]:
+        recording = fresh(camera)
+        found = only(await ask(camera, scheme="https", action="export", **approved(camera, recording)))
+        assert found.complete and {one.scheme for one in camera.asked(EXPORT)} == {"https"}
 
 
 # --- removal ---------------------------------------------------------------------------------------------------------
