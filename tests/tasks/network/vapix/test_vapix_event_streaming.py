@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tasks.core.errors import (
     Busy,
     Forbidden,
     InvalidParameters,
+    NotFound,
     Refused,
     Rejected,
     Unauthorized,
@@ -589,6 +591,138 @@ async def test_an_rtsp_server_that_misbehaves_is_an_error(
     ancient.device.faults.add("rtsp:/axis-media/media.amp", Fault(kind, bare=True, count=None, method="DESCRIBE"))
     with pytest.raises(error, match="RTSP server"):
         await listen([ancient], timeout=1)
+
+
+SDP = b"m=application 0 RTP/AVP 98\r\na=rtpmap:98 vnd.onvif.metadata/90000\r\na=control:rtsp://c/stream=0\r\n"
+GOOD = {
+    "DESCRIBE": (200, {}, SDP),
+    "SETUP": (200, {"Transport": "RTP/AVP/TCP;unicast;interleaved=4-5", "Session": "abc;timeout=60"}, b""),
+    "PLAY": (200, {}, b""),
+}
+EVENT = (
+    b'<MetadataStream xmlns="http://www.onvif.org/ver10/schema"><Event><NotificationMessage><Topic>tns1:Device/tnsaxis:IO/Port</Topic>'
+    b'<Message><Message UtcTime="2026-01-01T00:00:00Z" PropertyOperation="Changed"><Data><SimpleItem Name="state" Value="1"/></Data>'
+    b"</Message></Message></NotificationMessage></Event></MetadataStream>"
+)
+
+
+@contextlib.asynccontextmanager
+async def scripted(
+    camera: Camera, *, before: bytes = b"", after: bytes = b"", **answers: tuple[int, dict[str, str], bytes]
+) -> AsyncIterator[int]:
+    """An RTSP server beside a camera, that answers each method as told; `before` comes ahead of its answer to PLAY, `after` behind it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                method = head.partition(" ")[0]
+                status, headers, body = {**GOOD, **answers}.get(method, (200, {}, b""))
+                number = re.search(r"CSeq: (\d+)", head)
+                assert number is not None
+                lines = [f"RTSP/1.0 {status} Whatever", f"CSeq: {number[1]}", f"Content-Length: {len(body)}"]
+                lines += [f"{name}: {value}" for name, value in headers.items()]
+                answer = "\r\n".join([*lines, "", ""]).encode() + body
+                writer.write(before + answer + after if method == "PLAY" else answer)
+
+    server = await asyncio.start_server(serve, camera.address, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def interleaved(channel: int, payload: bytes) -> bytes:
+    return b"$" + bytes((channel,)) + len(payload).to_bytes(2, "big") + payload
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "said"),
+    [
+        ({"DESCRIBE": (200, {}, b"v=0\r\nm=video 0 RTP/AVP 96\r\n")}, Unsupported, "describes no stream of events"),
+        ({"DESCRIBE": (401, {}, b"")}, Unauthorized, "no way to log in"),
+        ({"DESCRIBE": (401, {"WWW-Authenticate": 'Digest realm="AXIS_ACCC8E000001", nonce="n", stale=FALSE'}, b"")}, Untrusted, "now says"),
+        ({"DESCRIBE": (403, {}, b"")}, Forbidden, "may not see it"),
+        ({"DESCRIBE": (400, {}, b"")}, Rejected, "does not understand the topics"),
+        ({"DESCRIBE": (404, {}, b"")}, NotFound, "no such stream"),
+        ({"SETUP": (453, {}, b"")}, Busy, "no room"),
+        ({"SETUP": (461, {}, b"")}, Unsupported, "inside the RTSP connection"),
+        ({"SETUP": (200, {"Transport": "RTP/AVP;unicast", "Session": "a"}, b"")}, Unsupported, "inside the RTSP connection"),
+        ({"SETUP": (200, {"Transport": "RTP/AVP/TCP;interleaved=0-1"}, b"")}, Exception, "no session"),
+        ({"PLAY": (500, {}, b"")}, Rejected, "answered PLAY with 500"),
+    ],
+)  # fmt: skip
+async def test_every_refusal_over_rtsp_says_what_it_means(
+    listen: Listen, ancient: Camera, answers: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    async with scripted(ancient, **answers) as port:
+        with pytest.raises(error, match=said):
+            await listen([ancient], rtsp_port=port)
+
+
+async def test_packets_around_an_answer_and_on_other_channels_are_told_apart(listen: Listen, ancient: Camera) -> None:
+    early = interleaved(4, packet(1, EVENT)) + interleaved(5, b"a report") + interleaved(0, packet(9, EVENT))
+    later = interleaved(4, packet(2, EVENT.replace(b"2026", b"2027")))
+    request = b"SET_PARAMETER rtsp://c/ RTSP/1.0\r\nCSeq: 77\r\n\r\n\r\n"
+    async with scripted(ancient, before=early, after=request + later) as port:
+        found = only(await listen([ancient], rtsp_port=port, max_events=2))
+    assert [event.at.year for event in found.events if event.at] == [2026, 2027]
+    assert {event.change for event in found.events} == {Change.CHANGED} and found.lost == 0
+
+
+async def test_a_session_the_camera_has_forgotten_is_a_break(
+    listen: Listen, ancient: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(_rtsp_events, "ALIVE_SECONDS", 0.2)
+    async with scripted(ancient, OPTIONS=(454, {}, b"")) as port:
+        found = only(await listen([ancient], rtsp_port=port, seconds=10))
+    assert found.ended == "broken" and "ended the session" in str(found.detail)
+
+
+async def test_packets_in_place_of_an_answer_are_an_error(listen: Listen, ancient: Camera) -> None:
+    async with scripted(ancient, before=interleaved(4, b"x") * 2000 + b"nonsense") as port:
+        with pytest.raises(Exception, match=r"in place of an answer|does not speak RTSP"):
+            await listen([ancient], rtsp_port=port)
+
+
+async def test_a_password_changed_meanwhile_ends_it(
+    listen: Listen, mid: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "PAUSES_SECONDS", (0.1,) * 20)
+    heard = asyncio.ensure_future(listen([mid], topics=[READY], seconds=20))
+    await subscribed(mid)
+    mid.device.account("root", "another", "admin")
+    mid.device.call(mid.device.slot(EventSockets).close)
+    found = only(await asyncio.wait_for(heard, 10))
+    assert (found.ended, found.received, len(found.breaks)) == ("broken", 1, 2)
+    assert "refuses" in found.breaks[-1]
+
+
+async def test_both_transports_failing_says_both(listen: Listen, mid: Camera) -> None:
+    mid.device.faults.add("/vapix/ws-data-stream", Fault("close", bare=True))
+    with pytest.raises(Unreachable, match=r"nothing listens on that port.*Before that: The event stream of"):
+        await listen([mid], rtsp_port=1)
+
+
+async def test_what_was_heard_is_said_in_one_line(listen: Listen, ancient: Camera) -> None:
+    result = await listen([ancient], topics=[READY], max_events=1)
+    assert result.headline() == f"{ancient.address}: 1 event in 0 s (1 of them how things stood at the start)"
+    assert result.reached()
+
+
+async def test_a_store_without_room_costs_only_what_does_not_fit(listen: Listen, mid: Camera, tmp_path: Path) -> None:
+    store = CaptureStore(folder=tmp_path / "store", quota_bytes=1 << 20)
+    store.write("full.bin", b"x" * ((1 << 20) - 10))
+    sockets = mid.device.slot(EventSockets)
+    heard = asyncio.ensure_future(listen([mid], items={"port": "9"}, seconds=20, max_events=600, store=store))
+    await subscribed(mid)
+    mid.device.call(
+        lambda: [sockets.send(notify(PORT, {"port": "9"}, {"state": str(count)}, count)) for count in range(600)]
+    )
+    result = await heard
+    assert only(result).received == 600 and only(result).events and result.output is None
+    assert result.left_out == ["events"]
 
 
 async def test_no_rtsp_server_is_said_with_what_to_do(listen: Listen, ancient: Camera) -> None:
