@@ -18,6 +18,7 @@ from tasks.core.log import run_logger
 from tasks.core.registry import load_tools
 from tasks.core.run import wiring
 from tasks.core.tool import longest_attempt
+from tasks.core.words import count
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -44,7 +45,10 @@ class Maintained(BaseModel):
 
     def headline(self) -> str:
         """Say it in one line."""
-        return f"{self.replayed} events entered from the journal, {self.unknown} runs marked unknown, {self.sealed} events sealed"
+        return (
+            f"{count(self.replayed, 'event')} entered from the journal, {count(self.unknown, 'run')} marked unknown, "
+            f"{count(self.sealed, 'event')} sealed"
+        )
 
 
 @flow(name="maintain", persist_result=False, timeout_seconds=900)

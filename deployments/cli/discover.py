@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from deployments.cli._output import complain, emit_json, emit_table, progress, say
 from tasks.core.settings import settings
+from tasks.core.words import count
 
 
 def discover(
@@ -128,10 +129,11 @@ async def _plan(targets: list[str] | None, site: str, *, as_json: bool) -> int:
     if as_json:
         emit_json(data)
         return 0
+    addresses, shards = count(plan.addresses, "address", "addresses"), count(len(plan.shards), "shard")
+    say(f"Would discover {', '.join(plan.asked)}: {addresses} in {shards}, allowed by {plan.allowed_by}.")
     say(
-        f"Would discover {', '.join(plan.asked)}: {plan.addresses} addresses in {len(plan.shards)} shards, allowed by {plan.allowed_by}."
+        f"If every address were alive: at most {count(cost.packets, 'packet')} and {cost.seconds:.0f} s. Nothing was sent."
     )
-    say(f"If every address were alive: at most {cost.packets} packets and {cost.seconds:.0f} s. Nothing was sent.")
     for note in plan.notes:
         say(f"Note: {note}")
     return 0

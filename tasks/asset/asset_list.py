@@ -10,6 +10,7 @@ from tasks.core.db import assets
 from tasks.core.db.engine import database
 from tasks.core.models import Example, Safety, Service, SiteParams, ToolResult
 from tasks.core.tool import tool
+from tasks.core.words import count
 
 
 class AssetList(SiteParams):
@@ -41,9 +42,7 @@ class AssetsListed(ToolResult):
     pages: int = Field(description="How many pages there are.")
 
     def headline(self) -> str:
-        return f"{self.total} asset{'s'[: self.total != 1]}" + (
-            f", page {self.page} of {self.pages}" if self.pages > 1 else ""
-        )
+        return count(self.total, "asset") + (f", page {self.page} of {self.pages}" if self.pages > 1 else "")
 
 
 @tool(

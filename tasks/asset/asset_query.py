@@ -11,6 +11,7 @@ from tasks.core.db.engine import database
 from tasks.core.models import Example, Mac, Safety, Service, SiteParams, ToolResult
 from tasks.core.models import Target as AddressOrPrefix
 from tasks.core.tool import tool
+from tasks.core.words import count
 
 
 class AssetQuery(SiteParams):
@@ -62,7 +63,9 @@ class AssetsFound(ToolResult):
         if self.total == len(self.assets) == 1:
             return f"Asset {self.assets[0].id}: {self.assets[0].label()}"
         return (
-            f"{self.total} assets" if len(self.assets) == self.total else f"{len(self.assets)} of {self.total} assets"
+            count(self.total, "asset")
+            if len(self.assets) == self.total
+            else f"{len(self.assets)} of {count(self.total, 'asset')}"
         )
 
 

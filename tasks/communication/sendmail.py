@@ -22,6 +22,7 @@ from tasks.core.errors import Conflict, InvalidParameters, NotFound
 from tasks.core.models import BlockName, Example, FileRef, Safety, Service, SiteParams, ToolResult
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 
 MAX_ATTACHMENT_BYTES = 25 << 20
 """All attachments together, before encoding: what the large providers take."""
@@ -105,7 +106,7 @@ class MailSent(ToolResult):
     size_bytes: int = Field(description="Size of the whole mail in bytes.")
 
     def headline(self) -> str:
-        people = "1 recipient" if len(self.delivered) == 1 else f"{len(self.delivered)} recipients"
+        people = count(len(self.delivered), "recipient")
         if not self.refused:
             return f"{self.server} took the mail for {people}"
         refused = ", ".join(f"{refusal.address} ({refusal.code})" for refusal in self.refused)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+from tasks.core.words import count
 from tasks.network.analyze._dns_local import LLMNR, MDNS, NETBIOS, LocalNames
 from tasks.network.analyze._dns_message import DNSSEC_ERRORS, EXTENDED_ERRORS, RCODES
 from tasks.network.analyze._dns_traffic import Pair, Server, Traffic
@@ -84,7 +85,7 @@ def _amplification(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "high" if pair.unasked_bytes >= AMPLIFIED_BYTES else "medium",
                 "reflected",
-                f"{pair.server.address} sent {pair.unasked} answers ({pair.unasked_bytes:,} bytes) to {pair.client.address} "
+                f"{pair.server.address} sent {count(pair.unasked, 'answer')} ({pair.unasked_bytes:,} bytes) to {pair.client.address} "
                 "for which the capture has no question.",
                 "Somebody sends questions in that address's name, and the answers flood it; or the capture sees one direction only.",
                 "Check that the capture has both directions; then have the upstream filter the answers.",
@@ -112,7 +113,7 @@ def _amplification(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "low",
                 "any",
-                f"{pair.client.address} asked {pair.server.address} {pair.any} times for ANY.",
+                f"{pair.client.address} asked {pair.server.address} {count(pair.any, 'time')} for ANY.",
                 "Hardly any program asks for ANY; reconnaissance and amplification do.",
                 "Find out what asks; let the server answer ANY minimally (RFC 8482).",
                 pair.any,
@@ -125,7 +126,7 @@ def _forged(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "high",
             "forged-answers",
-            f"{traffic.forged_count} answers contradict another answer to the same query or answer another question, "
+            f"{count(traffic.forged_count, 'answer')} to a query that has another answer, or to another question than was asked, "
             f"the first from {server} to {client} for {name[:255] or '(no name)'}.",
             "Two different answers to one query are how cache poisoning, and filters that inject answers, look on the wire.",
             "Compare the two answers' TTL and addresses; use DNSSEC, or DNS over TLS to the resolver.",
@@ -170,8 +171,8 @@ def _unanswered(traffic: Traffic) -> Iterator[Found]:
 def _failures(traffic: Traffic) -> Iterator[Found]:
     for server in traffic.servers.values():
         total = sum(server.rcodes.values())
-        for rcode, count in server.rcodes.items():
-            if rcode in {0, 3} or count < FEW or count < total * 0.05:
+        for rcode, times in server.rcodes.items():
+            if rcode in {0, 3} or times < FEW or times < total * 0.05:
                 continue
             name = RCODES.get(rcode, f"RCODE{rcode}")
             action = {
@@ -179,12 +180,12 @@ def _failures(traffic: Traffic) -> Iterator[Found]:
                 5: "Ask another server, or allow these clients on this one.",
             }.get(rcode, "Look at the queries: the server does not understand them.")
             yield finding(
-                "medium" if count >= total * 0.2 else "low",
+                "medium" if times >= total * 0.2 else "low",
                 f"{name.lower()}",
-                f"{server.address} answered {count} of {total} queries with {name}.",
+                f"{server.address} answered {times} of {total} queries with {name}.",
                 "These names could not be resolved although they may exist.",
                 action,
-                count,
+                times,
                 server.failed_frames.get(rcode),
             )
 
@@ -198,7 +199,7 @@ def _slow(traffic: Traffic) -> Iterator[Found]:
             "medium" if slowest >= TOO_SLOW_MS else "low",
             "slow-server",
             f"{server.address} needed {slowest:,.0f} ms or more for one in ten answers (median "
-            f"{server.durations.percentile_ms(50):,.0f} ms, {server.durations.count} answers).",
+            f"{server.durations.percentile_ms(50):,.0f} ms, {count(server.durations.count, 'answer')}).",
             "Every connection starts with a look-up: users feel this as a slow network.",
             "Check the way to the server and its upstream; let clients ask a nearer one.",
             server.durations.count,
@@ -233,43 +234,43 @@ def _transfers(traffic: Traffic) -> Iterator[Found]:
 
 
 def _dnssec(traffic: Traffic) -> Iterator[Found]:
-    for code, count in traffic.extended_errors.items():
+    for code, times in traffic.extended_errors.items():
         if code in DNSSEC_ERRORS:
             yield finding(
                 "medium",
                 "dnssec-failed",
-                f"A resolver refused {count} answers: {EXTENDED_ERRORS[code]}.",
+                f"A resolver refused {count(times, 'answer')}: {EXTENDED_ERRORS[code]}.",
                 "The domain's signatures do not hold: it is misconfigured, or the answers were changed on the way.",
                 "Check the domain's DNSSEC chain; do not switch validation off.",
-                count,
+                times,
                 traffic.extended_frames[code],
             )
         elif code in {4, 15, 16, 17, 18}:
             yield finding(
                 "info",
                 "blocked",
-                f"A resolver answered {count} queries with what its policy says: {EXTENDED_ERRORS[code]}.",
+                f"A resolver answered {times} queries with what its policy says: {EXTENDED_ERRORS[code]}.",
                 "The names are on a block list of the resolver.",
                 "Look at which hosts ask for them.",
-                count,
+                times,
                 traffic.extended_frames[code],
             )
 
 
 def _malformed(traffic: Traffic) -> Iterator[Found]:
-    count = sum(traffic.malformed.values())
-    if count:
+    times = sum(traffic.malformed.values())
+    if times:
         reasons = ", ".join(f"{reason} ({times})" for reason, times in traffic.malformed.most_common(3))
-        mostly = count >= max(20, traffic.messages)
+        mostly = times >= max(20, traffic.messages)
         yield finding(
             "high" if mostly else "low",
             "not-dns" if mostly else "malformed",
-            f"{count} messages on port 53 are no DNS: {reasons}.",
+            f"{times} messages on port 53 are no DNS: {reasons}.",
             "Port 53 is open nearly everywhere: other protocols (a VPN, malware) hide there."
             if mostly
             else "Broken software, a fuzzer, or another protocol on DNS's port.",
             "Look at the frames and find the program that sends them.",
-            count,
+            times,
             traffic.malformed_frames,
         )
 
@@ -297,7 +298,7 @@ def _public_resolvers(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "info",
             "public-resolver",
-            f"{len(pairs)} inner client{'s'[: len(pairs) != 1]} asked {address} on the internet {queries} times.",
+            f"{count(len(pairs), 'inner client')} asked {address} on the internet {count(queries, 'time')}.",
             "Names asked for outside leave the network readable, and pass by the inner resolver's filters and logs.",
             "If clients have to use the inner resolver, block port 53 to the outside for all others.",
             queries,
@@ -349,7 +350,7 @@ def _local(names: LocalNames) -> Iterator[Found]:
         yield finding(
             "low",
             names.protocol,
-            f"{len(names.clients)} hosts asked for names over {title}, {names.queries} times.",
+            f"{count(len(names.clients), 'host')} asked for names over {title}, {count(names.queries, 'time')}.",
             "Any host on the link may answer, and gets the asker's log-in attempt.",
             f"Switch {title} off by policy where DNS knows the names.",
             names.queries,

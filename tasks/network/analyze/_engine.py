@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from tasks.core.words import count
 from tasks.network.analyze._conversations import Assigned, Conversations
 from tasks.network.analyze._frames import ACK, FIN, RST, SYN, TCP, UDP, Counts, Frames, read_frames
 from tasks.network.analyze._records import Ints
@@ -298,7 +299,7 @@ def _rows(frames: Frames, assigned: Assigned, positions: Ints) -> Iterator[_Row]
 def _note_left_out(conversations: Conversations, counts: Counts) -> None:
     if conversations.left_out:
         counts.notes.append(
-            f"{conversations.left_out} packets belong to conversations beyond the first {conversations.most}, and were left out."
+            f"{count(conversations.left_out, 'packet')} of conversations beyond the first {conversations.most:,} were left out."
         )
 
 

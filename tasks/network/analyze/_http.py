@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.core.words import count
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_streams
 from tasks.network.analyze._http_findings import find
 from tasks.network.analyze._http_message import STARTS, address_of
@@ -33,7 +34,8 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
     notes = list(coverage["notes"])
     if traffic.gaps:
         notes.append(
-            f"{traffic.gaps} stretches of HTTP conversations are not in the capture; {traffic.answers_lost} answers were lost in them."
+            f"{count(traffic.gaps, 'stretch', 'stretches')} of HTTP conversations missing in the capture; "
+            f"{count(traffic.answers_lost, 'answer')} lost in them."
         )
     if traffic.undecoded:
         notes.append(f"{traffic.undecoded} HTTP/2 header blocks could not be decoded; their requests are counted.")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+from tasks.core.words import count
 from tasks.network.analyze._http_message import address_of
 from tasks.network.analyze._http_traffic import Traffic
 from tasks.network.analyze._report import plain_finding
@@ -131,7 +132,7 @@ def _slow(traffic: Traffic) -> Iterator[Found]:
             "medium" if slow >= TOO_SLOW_MS else "low",
             "slow",
             f"{name} needed {slow:,.0f} ms or more for the first byte of one in ten answers (median "
-            f"{host.durations.percentile_ms(50):,.0f} ms, {host.durations.count} answers).",
+            f"{host.durations.percentile_ms(50):,.0f} ms, {count(host.durations.count, 'answer')}).",
             "Users wait.",
             "Look at the slowest requests in the report, and at what the server does for them.",
             host.durations.count,
@@ -141,15 +142,15 @@ def _slow(traffic: Traffic) -> Iterator[Found]:
 
 def _guesses(traffic: Traffic) -> Iterator[Found]:
     for address, client in traffic.clients.items():
-        for host, count in client.refused.items():
-            if count >= GUESSES:
+        for host, times in client.refused.items():
+            if times >= GUESSES:
                 yield finding(
-                    "high" if count >= 10 * GUESSES else "medium",
+                    "high" if times >= 10 * GUESSES else "medium",
                     "login-failures",
-                    f"{host} refused {address} {count} times for lack of permission (401, 403).",
+                    f"{host} refused {address} {times} times for lack of permission (401, 403).",
                     "Somebody tries passwords, or a program has a wrong one and may lock an account.",
                     f"Find out what runs on {address}; limit attempts on the server.",
-                    count,
+                    times,
                     client.refused_frames,
                 )
 
@@ -168,15 +169,15 @@ def _probes(traffic: Traffic) -> Iterator[Found]:
 
 
 def _redirects(traffic: Traffic) -> Iterator[Found]:
-    for (address, location), count in traffic.redirects.items():
-        if count >= LOOP and location.removeprefix("http://") == address:
+    for (address, location), times in traffic.redirects.items():
+        if times >= LOOP and location.removeprefix("http://") == address:
             yield finding(
                 "medium",
                 "redirect-loop",
-                f"{address} redirected to itself {count} times.",
+                f"{address} redirected to itself {times} times.",
                 "Users see an error page.",
                 "Check the server's rules for this address; behind a proxy, whether it knows the outer scheme.",
-                count,
+                times,
                 traffic.redirect_frames.get((address, location)),
             )
 

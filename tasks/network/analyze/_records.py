@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.errors import InvalidParameters, Unsupported
+from tasks.core.words import count
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -247,7 +248,9 @@ class _PcapNg:
         if text:
             self.reader.notes.append(text)
         if self.strangers:
-            self.reader.notes.append(f"{self.strangers} packets name an interface that the file does not describe.")
+            self.reader.notes.append(
+                f"{count(self.strangers, 'packet names', 'packets name')} an interface that the file does not describe."
+            )
         self.reader.interfaces = max(self.reader.interfaces, len(self.interfaces))
 
     def _run(self, view: memoryview, at: int, size: int) -> tuple[list[int], int, bool, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.models import FileRef, ToolResult
+from tasks.core.words import count
 
 MOST_FRAMES = 20
 """Frame numbers a finding carries as evidence: enough to look it up in Wireshark."""
@@ -84,7 +85,7 @@ class AnalyzerResult(ToolResult):
         if worst is None:
             return "nothing to report"
         gravest = next(finding for finding in self.findings if finding.severity is worst)
-        return f"{len(self.findings)} finding{'s'[: len(self.findings) != 1]}, {worst}: {gravest.what}"
+        return f"{count(len(self.findings), 'finding')}, {worst}: {gravest.what}"
 
 
 def gravest_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tasks.core.words import count
 from tasks.network.analyze._conversations import Conversations
 from tasks.network.analyze._frames import TCP, Counts, read_frames
 from tasks.network.analyze._records import Ints
@@ -70,7 +71,8 @@ def dissect(path: str, selection: Selection, top: int) -> TcpFacts:
         reader.payload_bytes += int(frames.payload_wire[mask].sum())
     if reader.conversations.left_out:
         counts.notes.append(
-            f"{reader.conversations.left_out} packets belong to conversations beyond the first {reader.conversations.most}."
+            f"{count(reader.conversations.left_out, 'packet belongs', 'packets belong')} to conversations beyond the first "
+            f"{reader.conversations.most:,}."
         )
     return reader.facts(counts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from tasks.core.words import count
 from tasks.network.analyze._report import MOST_FRAMES, Finding, Severity
 from tasks.network.analyze._tcp import TcpFacts
 
@@ -177,7 +178,7 @@ def _whole(facts: TcpFacts) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.INFO,
             code="tcp.incomplete-capture",
-            what=f"{missing} times data was acknowledged that is not in the capture.",
+            what=f"{count(missing, 'time')} data was acknowledged that is not in the capture.",
             why="The capture itself lost packets, so what looks lost may have arrived.",
             action="Capture with a filter, a smaller snap length or a faster disk.",
             count=missing,

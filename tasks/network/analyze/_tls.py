@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.words import count
 from tasks.network._tls_numbers import alert_name, group_name, suite_name, version_name
 from tasks.network.analyze import _quic as quic
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_datagrams, read_streams
@@ -149,7 +150,9 @@ def _notes(book: Book, tracker: QuicTracker) -> list[str]:
     notes = []
     if tracker.dtls:
         frames = ", ".join(map(str, tracker.dtls_frames[:5]))
-        notes.append(f"{tracker.dtls} packets of DTLS were counted, not analyzed (frames {frames}).")
+        notes.append(
+            f"{count(tracker.dtls, 'packet of DTLS was', 'packets of DTLS were')} counted, not analyzed (frames {frames})."
+        )
     if tracker.sealed:
         notes.append(
             f"{tracker.sealed} QUIC Initial packets could not be opened: the connection's first packet is not in the capture."
@@ -256,10 +259,10 @@ def _versions(book: Book) -> list[dict[str, Any]]:
 
 
 def _suites(book: Book, top: int) -> list[dict[str, Any]]:
-    offered = {code: count[0] for code, count in book.suites_offered}
+    offered = {code: times[0] for code, times in book.suites_offered}
     codes: Counter[int] = Counter(offered)
-    for code, count in book.suites_chosen.items():
-        codes[code] += count * 1_000_000_000  # what was chosen comes first
+    for code, times in book.suites_chosen.items():
+        codes[code] += times * 1_000_000_000  # what was chosen comes first
     return [
         {
             "code": f"0x{code:04x}",

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tasks.core.words import count
 from tasks.network.analyze._conversations import Conversations
 from tasks.network.analyze._frames import UDP, Counts, Frames, Layer, read_frames
 from tasks.network.analyze._icmp_errors import IcmpError, icmp_errors
@@ -74,7 +75,8 @@ def dissect(path: str, selection: Selection, top: int) -> UdpFacts:
         counts.analyzed += reader.add(frames)
     if reader.conversations.left_out:
         counts.notes.append(
-            f"{reader.conversations.left_out} packets belong to conversations beyond the first {reader.conversations.most}."
+            f"{count(reader.conversations.left_out, 'packet belongs', 'packets belong')} to conversations beyond the first "
+            f"{reader.conversations.most:,}."
         )
     return reader.facts(counts)
 

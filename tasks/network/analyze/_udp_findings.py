@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from tasks.core.words import count
 from tasks.network.analyze._report import MOST_FRAMES, Finding, Severity
 from tasks.network.analyze._udp import UdpFacts
 
@@ -35,7 +36,10 @@ def findings(facts: UdpFacts) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.LOW,
             code="udp.fragments",
-            what=f"{facts.fragments} packets are fragments; {facts.assembled} datagrams could be put together from them.{missing}",
+            what=(
+                f"{count(facts.fragments, 'packet is a fragment', 'packets are fragments')}; "
+                f"{count(facts.assembled, 'datagram')} could be put together from them.{missing}"
+            ),
             why="A datagram is lost with any of its fragments, and filters often drop all but the first.",
             action="Let the application send less at once (for DNS: EDNS of 1232 bytes), or raise the path's MTU.",
             count=facts.fragments,

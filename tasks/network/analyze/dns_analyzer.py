@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, gravest_first
 
@@ -148,7 +149,10 @@ class DnsReport(AnalyzerResult):
     local: list[DnsLocal] = Field(description="mDNS, LLMNR and NetBIOS, where the capture has any.")
 
     def headline(self) -> str:
-        return f"{self.queries} queries, {self.answers} answers, {self.unanswered} unanswered; {self.verdict()}"
+        return (
+            f"{count(self.queries, 'query', 'queries')}, {count(self.answers, 'answer')}, {self.unanswered:,} unanswered; "
+            f"{self.verdict()}"
+        )
 
 
 @tool(

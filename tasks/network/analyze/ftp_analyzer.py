@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Row
 
@@ -178,8 +179,8 @@ class FtpReport(AnalyzerResult):
     sessions: list[FtpSession] = Field(description="Single conversations: refused logins first, then the latest.")
 
     def headline(self) -> str:
-        moved = f"{self.transfers_seen} transfers, {self.logins.refused} refused logins"
-        return f"{self.conversations} FTP conversations, {self.servers_seen} servers, {moved}; {self.verdict()}"
+        moved = f"{count(self.transfers_seen, 'transfer')}, {count(self.logins.refused, 'refused login')}"
+        return f"{count(self.conversations, 'FTP conversation')}, {count(self.servers_seen, 'server')}, {moved}; {self.verdict()}"
 
 
 @tool(

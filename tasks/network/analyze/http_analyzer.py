@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, gravest_first
 
@@ -117,10 +118,8 @@ class HttpReport(AnalyzerResult):
     tunnels: list[HttpCount] = Field(description="Hosts that a proxy opened tunnels to (CONNECT).")
 
     def headline(self) -> str:
-        return (
-            f"{self.requests} requests to {len(self.hosts)}{'+' * (len(self.hosts) >= 20)} hosts, "
-            f"{self.responses} answers; {self.verdict()}"
-        )
+        hosts = "20 or more hosts" if len(self.hosts) >= 20 else count(len(self.hosts), "host")
+        return f"{count(self.requests, 'request')} to {hosts}, {count(self.responses, 'answer')}; {self.verdict()}"
 
 
 @tool(

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Row
 
@@ -223,8 +224,8 @@ class SmtpReport(AnalyzerResult):
     sessions: list[SmtpSession] = Field(description="Single conversations: refused logins first, then the latest.")
 
     def headline(self) -> str:
-        mails = f"{self.mails.seen} readable mails, {self.mails.rejected + self.mails.deferred} refused"
-        return f"{self.conversations} SMTP conversations, {self.servers_seen} servers, {mails}; {self.verdict()}"
+        mails = f"{count(self.mails.seen, 'readable mail')}, {self.mails.rejected + self.mails.deferred} refused"
+        return f"{count(self.conversations, 'SMTP conversation')}, {count(self.servers_seen, 'server')}, {mails}; {self.verdict()}"
 
 
 @tool(

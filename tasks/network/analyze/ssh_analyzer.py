@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Row
 
@@ -143,7 +144,7 @@ class SshReport(AnalyzerResult):
 
     def headline(self) -> str:
         logins = f"{self.logins.refused} with refused logins"
-        return f"{self.conversations} SSH conversations, {self.servers_seen} servers, {logins}; {self.verdict()}"
+        return f"{count(self.conversations, 'SSH conversation')}, {count(self.servers_seen, 'server')}, {logins}; {self.verdict()}"
 
 
 @tool(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Coverage, Row, gravest_first
 
@@ -114,7 +115,7 @@ class TcpReport(AnalyzerResult):
 
     def headline(self) -> str:
         again = self.events.retransmission + self.events.fast_retransmission + self.events.spurious_retransmission
-        return f"{self.conversations} conversations, {self.packets} packets, {again} sent again; {self.verdict()}"
+        return f"{count(self.conversations, 'conversation')}, {count(self.packets, 'packet')}, {again:,} sent again; {self.verdict()}"
 
 
 @tool(

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Row
 
@@ -188,8 +189,8 @@ class TlsReport(AnalyzerResult):
     dtls_packets: int = Field(ge=0, description="Packets of DTLS: counted, not analyzed.")
 
     def headline(self) -> str:
-        names = f", {self.names_seen} names" if self.names_seen else ""
-        return f"{self.handshakes} TLS handshakes{names}, {self.failed} failed; {self.verdict()}"
+        names = f", {count(self.names_seen, 'name')}" if self.names_seen else ""
+        return f"{count(self.handshakes, 'TLS handshake')}{names}, {self.failed} failed; {self.verdict()}"
 
 
 @tool(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
 from tasks.network.analyze._report import AnalyzerResult, Coverage, Row, gravest_first
 
@@ -98,7 +99,10 @@ class UdpReport(AnalyzerResult):
     unasked: list[UdpAmplifier] = Field(description="Answers of such services that nobody asked for.")
 
     def headline(self) -> str:
-        return f"{self.conversations} conversations, {self.packets} packets, {self.unanswered} unanswered; {self.verdict()}"
+        return (
+            f"{count(self.conversations, 'conversation')}, {count(self.packets, 'packet')}, {self.unanswered:,} unanswered; "
+            f"{self.verdict()}"
+        )
 
 
 @tool(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tasks.core.words import count
 from tasks.network.analyze._conversations import Conversations
 from tasks.network.analyze._frames import ACK, FIN, PSH, RST, SYN, TCP, UDP, Counts, Frames, Layer, address, read_frames
 from tasks.network.analyze._records import Ints
@@ -81,7 +82,8 @@ def summarize(path: str, selection: Selection, top: int) -> CaptureFacts:
     for conversations in (summary.pairs, summary.tcp, summary.udp):
         if conversations.left_out:
             counts.notes.append(
-                f"{conversations.left_out} packets belong to conversations beyond the first {conversations.most}."
+                f"{count(conversations.left_out, 'packet belongs', 'packets belong')} to conversations beyond the "
+                f"first {conversations.most:,}."
             )
     return summary.facts(counts)
 

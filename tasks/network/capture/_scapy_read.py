@@ -28,9 +28,38 @@ def _fields(packet: Packet) -> dict[str, str]:
         if value is None:
             continue
         try:
-            text = printable(mask(value)) if isinstance(value, bytes) else str(description.i2repr(packet, value))
+            text = _words(description, packet, value)
         except Exception:  # noqa: BLE001 - a dissector that stumbles over a stranger's value must not end the probe
             text = "?"
         text = "".join(one if one.isprintable() else " " for one in mask_text(text))
-        fields[description.name] = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+        if text:
+            fields[description.name] = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
     return fields
+
+
+def _words(description: Any, packet: Packet, value: Any) -> str:
+    """A field's value as a person would write it; scapy's own is a piece of Python for all that is more than a number."""
+    if isinstance(value, bytes):
+        return printable(mask(value))
+    if isinstance(value, Packet):
+        return _inner(value)
+    if isinstance(value, (list, tuple)):
+        return ("; " if any(isinstance(one, Packet) for one in value) else ", ").join(_entry(one) for one in value)
+    return str(description.i2repr(packet, value))
+
+
+def _entry(value: Any) -> str:
+    """One entry of a list: a packet of its own, or an option with its value, as TCP and DHCP have them."""
+    if isinstance(value, Packet):
+        return _inner(value)
+    if isinstance(value, bytes):
+        return printable(mask(value))
+    if isinstance(value, (list, tuple)):
+        return " ".join(text for one in value if (text := _entry(one)))
+    return "" if value is None else str(value)
+
+
+def _inner(packet: Packet) -> str:
+    """A packet inside a field, such as a record of DNS; what it carries itself is left out."""
+    said = ", ".join(f"{name}={text}" for name, text in _fields(packet).items())
+    return f"{packet.__class__.__name__} ({said})" if said else packet.__class__.__name__

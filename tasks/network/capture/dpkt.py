@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tasks.core.models import Example, FileRef, Safety, Service, ToolResult
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
 from tasks.network.analyze._report import Coverage, Row
 
@@ -113,8 +114,8 @@ class CaptureSummary(ToolResult):
         coverage = self.coverage
         loudest = f"; {self.talkers[0].address} has most of them" if self.talkers else ""
         return (
-            f"{coverage.packets} packets, {coverage.bytes} bytes in {coverage.seconds:.1f} s, "
-            f"{self.tcp_conversations} TCP and {self.udp_conversations} UDP conversations{loudest}"
+            f"{count(coverage.packets, 'packet')}, {count(coverage.bytes, 'byte')} in {coverage.seconds:.1f} s, "
+            f"{self.tcp_conversations:,} TCP and {count(self.udp_conversations, 'UDP conversation')}{loudest}"
         )
 
 

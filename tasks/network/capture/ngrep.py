@@ -16,6 +16,7 @@ from tasks.core.offload import offload
 from tasks.core.process import Limits, find_program, last_words, run_command
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture._filter import check_filter, combine
 from tasks.network.capture._live import START_SECONDS, no_room
 from tasks.network.capture._pattern import LONGEST_PATTERN, check_pattern
@@ -135,8 +136,8 @@ class NgrepResult(ToolResult):
     def headline(self) -> str:
         if not self.found:
             return "No packet matches"
-        packets = f"{self.found:,} packet{'s match' if self.found != 1 else ' matches'}"
-        text = f"{packets} in {self.conversations:,} conversation{'s'[: self.conversations != 1]}"
+        packets = count(self.found, "packet matches", "packets match")
+        text = f"{packets} in {count(self.conversations, 'conversation')}"
         return text if self.complete else f"{text}; INCOMPLETE"
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tasks.core.models import Example, FileRef, Safety, Service, ToolResult
 from tasks.core.offload import offload
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture._pyshark_packets import decode
 from tasks.network.capture._source import WHOLE_PACKETS, CaptureInput, opened
 from tasks.network.capture._tshark_fields import check_protocols
@@ -98,7 +99,7 @@ class PysharkResult(ToolResult):
     notes: list[str] = Field(default_factory=list, description="What a reader must know.")
 
     def headline(self) -> str:
-        text = f"{len(self.packets)} packet{'s'[: len(self.packets) != 1]} decoded"
+        text = f"{count(len(self.packets), 'packet')} decoded"
         return f"{text}; there are more" if self.more else text
 
 
@@ -167,7 +168,7 @@ async def pyshark(params: Pyshark) -> PysharkResult:
         left_out = min(heap.count, params.most) - len(packets)
         if left_out > 0:
             notes.append(
-                f"{left_out} packets did not fit into {params.result_bytes:,} bytes; name the layers you want."
+                f"{count(left_out, 'packet')} did not fit into {params.result_bytes:,} bytes; name the layers you want."
             )
         return PysharkResult(
             capture=capture.ref,

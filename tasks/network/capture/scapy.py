@@ -29,6 +29,7 @@ from tasks.core.offload import offload
 from tasks.core.redact import json_size
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture import _scapy_plan as plan
 from tasks.network.capture._interfaces import check_interface
 from tasks.network.capture._scapy_order import Order, Outcome, Probe, Report, carry_out
@@ -227,11 +228,11 @@ class ScapyResult(ToolResult):
     def headline(self) -> str:
         match self.probe:
             case Probe.LLDP_LISTEN:
-                text = f"{len(self.neighbours)} devices say who they are"
+                text = f"{count(len(self.neighbours), 'device says who it is', 'devices say who they are')}"
             case Probe.DHCP_DISCOVER:
                 servers = sorted({offer.server for offer in self.offers})
                 text = (
-                    f"{len(servers)} DHCP servers answer: {', '.join(servers[:8])}"
+                    f"{count(len(servers), 'DHCP server answers', 'DHCP servers answer')}: {', '.join(servers[:8])}"
                     if servers
                     else "no DHCP server answers"
                 )
@@ -241,9 +242,9 @@ class ScapyResult(ToolResult):
                 ends = {hop.target: hop for hop in self.hops}
                 text = "; ".join(f"{hop.target}: {hop.outcome} at hop {hop.ttl}" for hop in list(ends.values())[:4])
             case _:
-                count = Counter(str(answer.outcome) for answer in self.answers)
+                counts = Counter(str(answer.outcome) for answer in self.answers)
                 text = (
-                    ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in count.most_common())
+                    ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.most_common())
                     or "nothing sent"
                 )
         return text if self.complete else f"{text}; INCOMPLETE"

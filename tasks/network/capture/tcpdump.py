@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from tasks.core.models import Example, FileRef, Host, Safety, Service, SiteParams, ToolResult
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture._filter import combine
 from tasks.network.capture._live import START_SECONDS, EndedBy, Recording, record
 from tasks.network.capture._source import (
@@ -119,7 +120,7 @@ class TcpdumpResult(ToolResult):
     notes: tuple[str, ...] = Field((), description="What a reader must know, and how to get the file.")
 
     def headline(self) -> str:
-        text = f"{self.captured:,} packets in {self.seconds:.1f} s on {self.interface}, {self.size_bytes:,} bytes"
+        text = f"{count(self.captured, 'packet')} in {self.seconds:.1f} s on {self.interface}, {count(self.size_bytes, 'byte')}"
         lost = (self.dropped or 0) + (self.dropped_by_interface or 0)
         if lost:
             text += f"; {lost:,} LOST"

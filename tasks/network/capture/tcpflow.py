@@ -18,6 +18,7 @@ from tasks.core.offload import offload
 from tasks.core.process import Completed, Limits, find_program, last_words, run_command
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture._filter import check_filter, combine
 from tasks.network.capture._live import START_SECONDS, no_room
 from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, CaptureInput, Opened, SnapLength, opened
@@ -103,7 +104,7 @@ class TcpflowResult(ToolResult):
     def headline(self) -> str:
         if not self.found:
             return "No TCP conversation with data"
-        text = f"{self.kept:,} stream{'s'[: self.kept != 1]}, {self.stream_bytes:,} bytes"
+        text = f"{count(self.kept, 'stream')}, {count(self.stream_bytes, 'byte')}"
         if self.left_out:
             text += f"; {self.left_out:,} left out"
         return text if self.complete else f"{text}; INCOMPLETE"

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from tasks.core.models import Example, FileRef, Safety, Service, ToolResult
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture._source import WHOLE_PACKETS, CaptureInput, opened
 from tasks.network.capture._tshark_fields import look_up
 from tasks.network.capture._tshark_modes import Reading, capture_notes
@@ -137,12 +138,12 @@ class TsharkResult(ToolResult):
     def headline(self) -> str:
         if self.stream is not None:
             said = self.stream
-            return f"{said.client} said {said.client_bytes:,} bytes to {said.server}, which said {said.server_bytes:,} bytes"
+            return f"{said.client} said {count(said.client_bytes, 'byte')} to {said.server}, which said {count(said.server_bytes, 'byte')}"
         what = {
             Mode.PACKETS: "packet", Mode.HIERARCHY: "protocol", Mode.CONVERSATIONS: "conversation", Mode.ENDPOINTS: "endpoint",
             Mode.EXPERT: "expert note",
         }.get(self.mode, "row")  # fmt: skip
-        text = f"{self.total:,} {what}{'s'[: self.total != 1]}"
+        text = count(self.total, what)
         return f"{text}, {self.total - self.left_out:,} of them here" if self.left_out else text
 
 

@@ -29,6 +29,7 @@ from tasks.core.models import Example, Host, Safety, Scope, Service, SiteParams,
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 
 if TYPE_CHECKING:
     from dns.rdata import Rdata
@@ -176,9 +177,9 @@ class DnsLookupResult(ToolResult):
             data = ", ".join(record.data for record in answer.records[:3])
             more = f" and {len(answer.records) - 3} more" if len(answer.records) > 3 else ""
             return f"{answer.name} {answer.type}: {data + more or answer.outcome.replace('_', ' ')}"
-        count = Counter(answer.outcome for answer in self.answers)
-        found = [f"{count[outcome]} {outcome.replace('_', ' ')}" for outcome in DnsOutcome if outcome in count]
-        return f"{len(self.answers)} questions: {', '.join(found)}"
+        counts = Counter(answer.outcome for answer in self.answers)
+        found = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in DnsOutcome if outcome in counts]
+        return f"{count(len(self.answers), 'question')}: {', '.join(found)}"
 
     def reached(self) -> bool:
         return any(answer.records for answer in self.answers)

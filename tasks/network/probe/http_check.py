@@ -16,10 +16,11 @@ from tasks.core.models import Example, FileRef, Safety, Scope, Service, SitePara
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
+from tasks.network._sparing import spare
 from tasks.network.probe._certificate import Authorities
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES, Paces
 from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, TLS_PACKETS, Terms
-from tasks.network._sparing import spare
 from tasks.network.probe._web_address import Urls, host_of, port_of, shown
 from tasks.network.probe._web_check import Check, Expectations, Found, Pattern
 from tasks.network.probe._web_door import Door
@@ -168,8 +169,8 @@ class HttpCheck(SiteParams):
         return Scope(targets=hosts, ports=tuple(sorted({*map(port_of, urls)})), packets_per_second=want)
 
     def deadline(self) -> float:
-        count = Counter(map(host_of, self.parsed()))
-        silent = (-(-len(count) // IN_FLIGHT) + max(count.values()) - 1) * self.timeout
+        urls = Counter(map(host_of, self.parsed()))
+        silent = (-(-len(urls) // IN_FLIGHT) + max(urls.values()) - 1) * self.timeout
         packets = 2 * (OPENING_PACKETS + EXCHANGE_PACKETS + TLS_PACKETS) + self.max_bytes // SEGMENT_BYTES
         paced = len(self.urls) * packets / self.scope().least_packets_per_second
         return min(TIMEOUT_SECONDS, silent + paced + 15 + REPORTING_SECONDS)
@@ -245,10 +246,12 @@ class HttpCheckResult(ToolResult):
     def headline(self) -> str:
         if len(self.checks) == 1:
             return _one_line(self.checks[0])
-        count = Counter(check.state for check in self.checks)
-        found = ", ".join(f"{count[state]} {state.replace('_', ' ')}" for state in CheckState if state in count)
+        counts = Counter(check.state for check in self.checks)
+        found = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in CheckState if state in counts)
         bad = next((check for check in self.checks if check.state is not CheckState.OK), None)
-        return f"{len(self.checks)} URLs: {found}" + (f"; {shown(httpx.URL(bad.url))}: {bad.reason}" if bad else "")
+        return f"{count(len(self.checks), 'URL')}: {found}" + (
+            f"; {shown(httpx.URL(bad.url))}: {bad.reason}" if bad else ""
+        )
 
     def reached(self) -> bool:
         return any(check.state not in (CheckState.UNREACHABLE, CheckState.NOT_TRIED) for check in self.checks)

@@ -22,6 +22,7 @@ from tasks.core.process import find_program, run_command
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.probe._icmp import Pinger, open_socket
 
 TIMEOUT_SECONDS = 600.0
@@ -104,9 +105,9 @@ class PingResult(ToolResult):
     def headline(self) -> str:
         if len(self.hosts) == 1:
             return _one_line(self.hosts[0])
-        count = Counter(host.outcome for host in self.hosts)
-        others = [f"{count[outcome]} {outcome.replace('_', ' ')}" for outcome in PingOutcome if outcome in count]
-        return f"{len(self.hosts)} hosts: " + ", ".join(others)
+        counts = Counter(host.outcome for host in self.hosts)
+        others = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in PingOutcome if outcome in counts]
+        return f"{count(len(self.hosts), 'host')}: " + ", ".join(others)
 
     def reached(self) -> bool:
         return any(host.received for host in self.hosts)

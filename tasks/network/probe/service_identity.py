@@ -29,10 +29,11 @@ from tasks.core.models import (
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
+from tasks.network._sparing import spare
 from tasks.network.probe._certificate import Parsed
 from tasks.network.probe._connection import Connection, Pace, Paces, Patience, connect
 from tasks.network.probe._front_page import FrontPage, NoPage, authority, read_front_page, same_server, shown
-from tasks.network._sparing import spare
 from tasks.network.probe._ssh_host_key import HostKey, NoHostKey, read_host_key
 from tasks.network.probe._tls_survey import Contexts
 
@@ -182,7 +183,7 @@ class ServiceIdentityResult(ToolResult):
             return _one_line(self.services[0])
         counts = Counter(found.outcome for found in self.services)
         said = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in Reading if outcome in counts]
-        return f"{len(self.services)} services: {', '.join(said)}"
+        return f"{count(len(self.services), 'service')}: {', '.join(said)}"
 
     def reached(self) -> bool:
         return any(found.outcome in (Reading.READ, Reading.OTHER) for found in self.services)

@@ -20,6 +20,7 @@ from tasks.core.models import BlockName, Example, FileRef, ProbeParams, Safety, 
 from tasks.core.rate import Pacer
 from tasks.core.run import ToolRun, current_run, wiring
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.probe._snmp_read import Reader
 from tasks.network.probe._snmp_rows import (
     ArpEntry,
@@ -55,7 +56,16 @@ REPORTING_SECONDS = 5.0
 SHOWN_BYTES = 48 << 10
 """Most JSON a result carries: the ledger keeps 64 KiB. What is more goes to a file."""
 _SHOWN_ROWS = (500, 200, 100, 50, 20, 10, 5, 2, 0)
-_LISTS = ("values", "interfaces", "addresses", "arp", "neighbours", "forwarding", "entity")
+_ENTRIES = {
+    "values": ("value", "values"),
+    "interfaces": ("interface", "interfaces"),
+    "addresses": ("address", "addresses"),
+    "arp": ("ARP entry", "ARP entries"),
+    "neighbours": ("neighbour", "neighbours"),
+    "forwarding": ("forwarding entry", "forwarding entries"),
+    "entity": ("part", "parts"),
+}
+"""The lists of an agent's result: what one entry of each is called, and several are."""
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -162,7 +172,7 @@ class Agent(BaseModel):
     @property
     def rows(self) -> int:
         """Rows and values it gave, those in the file only included."""
-        return sum(len(getattr(self, name)) for name in _LISTS) + sum(self.left_out.values())
+        return sum(len(getattr(self, name)) for name in _ENTRIES) + sum(self.left_out.values())
 
 
 class SnmpQueryResult(ToolResult):
@@ -178,7 +188,7 @@ class SnmpQueryResult(ToolResult):
             return _one_line(self.agents[0])
         counts = Counter(agent.outcome for agent in self.agents)
         found = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in AgentOutcome if outcome in counts]
-        return f"{len(self.agents)} agents: {', '.join(found)}"
+        return f"{count(len(self.agents), 'agent')}: {', '.join(found)}"
 
     def reached(self) -> bool:
         return any(agent.answered for agent in self.agents)
@@ -188,7 +198,9 @@ def _one_line(agent: Agent) -> str:
     if not agent.answered:
         return f"{agent.target}: {agent.outcome.replace('_', ' ')}, {agent.detail}"
     said = [
-        f"{len(getattr(agent, name)) + agent.left_out.get(name, 0)} {name}" for name in _LISTS if getattr(agent, name)
+        count(len(getattr(agent, name)) + agent.left_out.get(name, 0), *_ENTRIES[name])
+        for name in _ENTRIES
+        if getattr(agent, name)
     ]
     name = agent.system.name or agent.system.description if agent.system else None
     partial = "; not everything, " + agent.cut[0] if agent.outcome is AgentOutcome.PARTIAL and agent.cut else ""
@@ -389,7 +401,7 @@ async def _fitting(result: SnmpQueryResult, run: ToolRun) -> SnmpQueryResult:
 
 
 def _shortened(agent: Agent, rows: int) -> Agent:
-    long = {name: getattr(agent, name) for name in _LISTS if len(getattr(agent, name)) > rows}
+    long = {name: getattr(agent, name) for name in _ENTRIES if len(getattr(agent, name)) > rows}
     update: dict[str, Any] = {name: values[:rows] for name, values in long.items()}
     update["left_out"] = {name: len(values) - rows for name, values in long.items()}
     return agent.model_copy(update=update)

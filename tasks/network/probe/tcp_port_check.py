@@ -30,6 +30,7 @@ from tasks.core.models import (
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 
 TIMEOUT_SECONDS = 600.0
 MAX_PORTS = 256
@@ -65,9 +66,9 @@ class PortState(StrEnum):
 
 
 def _few(ports: str) -> str:
-    count = len(parse_ports(ports))
-    if count > MAX_PORTS:
-        raise ValueError(f"names {count} ports; at most {MAX_PORTS} here, nmap is the tool for more")
+    number = len(parse_ports(ports))
+    if number > MAX_PORTS:
+        raise ValueError(f"names {number} ports; at most {MAX_PORTS} here, nmap is the tool for more")
     return ports
 
 
@@ -90,9 +91,9 @@ class TcpPortCheck(ProbeParams):
         return Scope(targets=tuple(self.targets), ports=parse_ports(self.ports), packets_per_second=want)
 
     def deadline(self) -> float:
-        count = len(parse_ports(self.ports))
-        silent = -(-len(self.targets) // IN_FLIGHT) * count * (self.timeout + 0.1)
-        paced = len(self.targets) * count * PACKETS_PER_CONNECTION / self.scope().least_packets_per_second
+        ports = len(parse_ports(self.ports))
+        silent = -(-len(self.targets) // IN_FLIGHT) * ports * (self.timeout + 0.1)
+        paced = len(self.targets) * ports * PACKETS_PER_CONNECTION / self.scope().least_packets_per_second
         return min(TIMEOUT_SECONDS, silent + paced + 10 + REPORTING_SECONDS)
 
     def about(self) -> str:
@@ -133,11 +134,11 @@ class TcpPortCheckResult(ToolResult):
     def headline(self) -> str:
         if len(self.hosts) == 1:
             return _one_line(self.hosts[0])
-        count = Counter(port.state for host in self.hosts for port in host.ports)
-        found = [f"{count[state]} {state.replace('_', ' ')}" for state in PortState if state in count]
+        counts = Counter(port.state for host in self.hosts for port in host.ports)
+        found = [f"{counts[state]} {state.replace('_', ' ')}" for state in PortState if state in counts]
         unresolved = sum(host.address is None for host in self.hosts)
         found += [f"{unresolved} unresolved"] if unresolved else []
-        return f"{len(self.hosts)} hosts: {', '.join(found)}"
+        return f"{count(len(self.hosts), 'host')}: {', '.join(found)}"
 
     def reached(self) -> bool:
         # A port that refuses is an answer of the host.

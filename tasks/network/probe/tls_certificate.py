@@ -14,10 +14,11 @@ from tasks.core.models import Example, FileRef, Host, ProbeParams, Safety, Scope
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
+from tasks.network._sparing import spare
 from tasks.network.analyze._report import Finding, Severity
 from tasks.network.probe._certificate import Authorities, Certificate
 from tasks.network.probe._connection import OPENING_PACKETS, Paces
-from tasks.network._sparing import spare
 from tasks.network.probe._starttls import PORTS, StartTls
 from tasks.network.probe._tls_findings import judge
 from tasks.network.probe._tls_hello import Version
@@ -178,12 +179,12 @@ class TlsCertificateResult(ToolResult):
     def headline(self) -> str:
         if len(self.hosts) == 1:
             return self._one_line(self.hosts[0])
-        count = Counter(_class_of(host) for host in self.hosts)
-        found = ", ".join(f"{count[name]} {name}" for name in _CLASSES if name in count)
+        counts = Counter(_class_of(host) for host in self.hosts)
+        found = ", ".join(f"{counts[name]} {name}" for name in _CLASSES if name in counts)
         days = [host.days_left for host in self.hosts if host.days_left is not None]
-        soonest = f"; the first expires in {min(days)} days" if days and min(days) >= 0 else ""
+        soonest = f"; the first expires in {count(min(days), 'day')}" if days and min(days) >= 0 else ""
         expired = sum(day < 0 for day in days)
-        return f"{len(self.hosts)} hosts: {found}{f'; {expired} expired' if expired else soonest}"
+        return f"{count(len(self.hosts), 'host')}: {found}{f'; {expired} expired' if expired else soonest}"
 
     def _one_line(self, host: TlsHost) -> str:
         place = f"{host.target}:{self.port}" if ":" not in host.target else f"[{host.target}]:{self.port}"
@@ -191,9 +192,9 @@ class TlsCertificateResult(ToolResult):
             return f"{place}: {host.reason or host.state.replace('_', ' ')}"
         verdict = {True: "valid", False: "not valid", None: "not verified"}[host.valid]
         why = f" ({host.reason})" if host.reason and not host.valid else ""
-        days = "" if host.days_left is None else f", {host.days_left} days left"
+        days = "" if host.days_left is None else f", {count(host.days_left, 'day')} left"
         others = [finding for finding in self.findings if finding.severity.rank >= Severity.MEDIUM.rank]
-        more = f", {len(others)} finding{'s'[: len(others) != 1]}" if others else ""
+        more = f", {count(len(others), 'finding')}" if others else ""
         return f"{place}: {host.protocol or 'TLS'}, {verdict}{why}{days}{more}"
 
     def reached(self) -> bool:

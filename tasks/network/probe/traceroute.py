@@ -16,6 +16,7 @@ from tasks.core.models import Example, Host, ProbeParams, Safety, Scope, Service
 from tasks.core.process import find_program
 from tasks.core.run import ToolRun, current_run, wiring
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.probe._traceroute_path import REAL, find_names
 from tasks.network.probe._traceroute_program import Job, Mode, Trace, longest, trace
 from tasks.network.probe._traceroute_report import (
@@ -152,9 +153,9 @@ class TracerouteResult(ToolResult):
         changed = sum(bool(target.comparison and target.comparison.changed) for target in self.targets)
         if len(self.targets) == 1:
             return _one_line(self.targets[0])
-        count = Counter(target.outcome for target in self.targets)
-        said = ", ".join(f"{count[kind]} {kind.replace('_', ' ')}" for kind in TraceOutcome if kind in count)
-        return f"{len(self.targets)} targets: {said}" + (
+        counts = Counter(target.outcome for target in self.targets)
+        said = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in TraceOutcome if kind in counts)
+        return f"{count(len(self.targets), 'target')}: {said}" + (
             f"; {changed} by another way than last time" if changed else ""
         )
 
@@ -165,13 +166,14 @@ class TracerouteResult(ToolResult):
 def _one_line(target: TracedTarget) -> str:
     where = target.target if target.address in (None, target.target) else f"{target.target} ({target.address})"
     if target.outcome is TraceOutcome.REACHED:
-        said = f"{where} reached in {target.distance} hops, {target.best_ms:.3g} ms"
+        hops = "?" if target.distance is None else count(target.distance, "hop")
+        said = f"{where} reached in {hops}, {target.best_ms:.3g} ms"
         said += f", port {target.port_state}" if target.port_state else ""
     else:
         said = f"{where} {target.outcome.replace('_', ' ')}" + (f": {target.detail}" if target.detail else "")
     if target.comparison and target.comparison.changed:
-        hops = ", ".join(str(change.hop) for change in target.comparison.changes if change.kind in REAL)
-        said += f"; another way than last time (hop {hops})"
+        where = ", ".join(str(change.hop) for change in target.comparison.changes if change.kind in REAL)
+        said += f"; another way than last time (hop {where})"
     return said if target.complete else f"{said}; INCOMPLETE"
 
 

@@ -16,6 +16,7 @@ from tasks.core.errors import CommandFailed, ToolError, ToolTimeout, Unreachable
 from tasks.core.models import FileRef
 from tasks.core.process import find_program, run_command
 from tasks.core.run import ToolRun
+from tasks.core.words import count
 from tasks.network.scan._nmap_xml import NmapReport, read_report
 from tasks.network.scan._privilege import may_send_raw
 
@@ -130,7 +131,7 @@ class NmapProgram:
         for line in said:
             self.note(f"nmap: {line[:300]}")
         if report.unreadable:
-            self.note(f"{report.unreadable} hosts in nmap's XML could not be read; the evidence has them.")
+            self.note(f"{count(report.unreadable, 'host')} in nmap's XML could not be read; the evidence has them.")
         late = [host.address for host in report.hosts if host.timed_out]
         if late:
             self.note(f"Took longer than their deadline, their ports are unknown: {', '.join(late[:10])}")

@@ -30,6 +30,7 @@ from tasks.core.models import (
 from tasks.core.process import find_program, run_command
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.scan._links import Link, split
 from tasks.network.scan._privilege import HOW_TO_GET_IT, may_send_raw
 
@@ -133,11 +134,11 @@ class ArpScanResult(ToolResult):
     notes: tuple[str, ...] = Field((), description="What a reader must know.")
 
     def headline(self) -> str:
-        text = f"{self.answered} of {self.planned} addresses answered ARP"
+        text = f"{self.answered} of {count(self.planned, 'address', 'addresses')} answered ARP"
         if self.duplicates:
             text += f"; {len(self.duplicates)} claimed by several MACs"
         if self.not_adjacent:
-            text += f"; {len(self.not_adjacent)} prefixes not on our links"
+            text += f"; {count(len(self.not_adjacent), 'prefix', 'prefixes')} not on our links"
         return text if self.complete else f"{text}; INCOMPLETE: {self.attempted} asked"
 
 

@@ -31,6 +31,7 @@ from tasks.core.models import (
 from tasks.core.process import find_program
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.scan._masscan_program import Job, OpenPort, Outcome, check_configuration, run_masscan
 from tasks.network.scan._masscan_ways import LOOPBACK, OURSELVES, Way, Ways, choose_source_ports, find_ways
 from tasks.network.scan._nmap_plan import PART, WINDOW_SECONDS, Window
@@ -191,10 +192,11 @@ class MasscanResult(ToolResult):
     notes: tuple[str, ...] = Field((), description="What a reader must know.")
 
     def headline(self) -> str:
-        text = f"{self.open_ports} open ports on {len(self.hosts) + self.left_out} of {self.planned} addresses"
+        planned = count(self.planned, "address", "addresses")
+        text = f"{count(self.open_ports, 'open port')} on {len(self.hosts) + self.left_out:,} of {planned}"
         if self.not_scanned:
-            text += f"; {len(self.not_scanned)} targets cannot be scanned from here"
-        return text if self.complete else f"{text}; INCOMPLETE: {self.sent} of {self.probes} probes sent"
+            text += f"; {count(len(self.not_scanned), 'target')} cannot be scanned from here"
+        return text if self.complete else f"{text}; INCOMPLETE: {self.sent:,} of {count(self.probes, 'probe')} sent"
 
 
 @tool(

@@ -30,6 +30,7 @@ from tasks.core.models import (
 from tasks.core.process import find_program
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.capture._interfaces import ANY, check_interface
 from tasks.network.scan._links import Link, split
 from tasks.network.scan._netdiscover_program import MARGIN_SECONDS, START_SECONDS, Heard, Outcome, ask, listen
@@ -156,9 +157,9 @@ class NetdiscoverResult(ToolResult):
 
     def headline(self) -> str:
         if self.mode == "passive":
-            text = f"{self.answered} addresses heard in {self.duration:.0f} s"
+            text = f"{count(self.answered, 'address', 'addresses')} heard in {self.duration:.0f} s"
         else:
-            text = f"{self.answered} of {self.planned} addresses answered ARP"
+            text = f"{self.answered} of {count(self.planned, 'address', 'addresses')} answered ARP"
         if self.duplicates:
             text += f"; {len(self.duplicates)} claimed by several MACs"
         if self.complete:

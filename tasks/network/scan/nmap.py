@@ -28,6 +28,7 @@ from tasks.core.models import (
 from tasks.core.process import run_command
 from tasks.core.run import ToolRun, current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.scan._links import split
 from tasks.network.scan._nmap_plan import (
     ARP_PACKETS,
@@ -153,7 +154,7 @@ class NmapResult(ToolResult):
     scanned_udp: str = Field("", description="UDP ports of each host that were asked.")
     complete: bool = Field(description="Whether nmap finished. False: what is missing is unknown, not absent.")
     packets_per_second: int = Field(description="The share of the site's budget that was held.")
-    predicted: int = Field(description="Packets predicted at most.")
+    packets_predicted: int = Field(description="Packets predicted at most: an upper bound, not what was sent.")
     duration: float = Field(description="Duration, seconds.")
     evidence: tuple[FileRef, ...] = Field((), description="nmap's XML.")
     notes: tuple[str, ...] = Field(
@@ -161,9 +162,9 @@ class NmapResult(ToolResult):
     )
 
     def headline(self) -> str:
-        text = f"{self.answered} of {self.planned} addresses up"
+        text = f"{self.answered} of {count(self.planned, 'address', 'addresses')} up"
         if self.profile != "sweep":
-            text += f", {sum(len(host.ports) for host in self.hosts)} open ports"
+            text += f", {count(sum(len(host.ports) for host in self.hosts), 'open port')}"
         if self.method == "connect":
             text += " (by TCP connect only: no CAP_NET_RAW)"
         return text if self.complete else f"{text}; INCOMPLETE: {self.attempted} asked"
@@ -243,7 +244,7 @@ class _Scan:
             scanned_udp=format_ports(self.udp),
             complete=self.nmap.trouble is None,
             packets_per_second=self.share,
-            predicted=self.predicted,
+            packets_predicted=self.predicted,
             duration=round(time.monotonic() - started, 3),
             evidence=tuple(self.nmap.evidence),
             notes=tuple(self.nmap.notes)[:MOST_NOTES],
@@ -281,11 +282,11 @@ class _Scan:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    async def _scan_family(self, version: int, targets: list[str], count: int) -> None:
+    async def _scan_family(self, version: int, targets: list[str], number: int) -> None:
         params, ports = self.params, len(self.tcp) + len(self.udp)
         self.predicted += predict(
             params.profile,
-            count,
+            number,
             ports=max(ports, 1),
             packets_per_second=self.share,
             host_packets_per_second=self.host_share,
@@ -296,10 +297,10 @@ class _Scan:
             await self._sweep(version, targets)
             # Those that are up; the scan of their ports below is not a second attempt at the others.
             targets = [address for address in self.hosts if ipaddress.ip_address(address).version == version]
-            count = len(targets)
+            number = len(targets)
         if params.profile == "sweep" or not targets or self.nmap.trouble is not None:
             return
-        await self._scan_ports(version, targets, count)
+        await self._scan_ports(version, targets, number)
         if params.profile == "services":
             await self._detect_services(version)
         if params.profile == "os":
@@ -312,8 +313,8 @@ class _Scan:
         # With nobody answering nmap would fall back to one probe a second for each host; the rate alone shall bound it.
         argv += ["--max-retries", str(SWEEP_RETRIES), "--min-parallelism", str(SWEEP_PARALLELISM)]
         for part, each in await self._by_cost(version, targets):
-            for some, count in chunks(part, int(PART * self.window.most) // each):
-                async with self.window.room(count * each):
+            for some, number in chunks(part, int(PART * self.window.most) // each):
+                async with self.window.room(number * each):
                     report = await self.nmap.run("sweep", version, argv, some, LEAST_HOST_SECONDS)
                 self.attempted += report.reported
                 self.hosts |= {host.address: host for host in report.hosts}
@@ -343,10 +344,10 @@ class _Scan:
             raise Refused("Every port a sweep would ask is never touched, and an ICMP sweep needs CAP_NET_RAW.")
         return argv
 
-    async def _scan_ports(self, version: int, targets: list[str], count: int) -> None:
+    async def _scan_ports(self, version: int, targets: list[str], number: int) -> None:
         ports = len(self.tcp) + len(self.udp)
         way = pace(
-            count, ports, packets_per_second=self.share, host_packets_per_second=self.host_share, raw=self.nmap.raw
+            number, ports, packets_per_second=self.share, host_packets_per_second=self.host_share, raw=self.nmap.raw
         )
         argv = ["-Pn", *self._scan_types(), "-p", self._port_words(), "--max-retries", str(RETRIES)]
         argv += ["--max-rate", str(probe_rate("ports", self.share, raw=self.nmap.raw, ports=ports))]
@@ -357,14 +358,14 @@ class _Scan:
         each = self.window.most_per_host if way.delay_ms else port_packets(ports)
         expected = predict(
             "ports",
-            count,
+            number,
             ports=ports,
             packets_per_second=self.share,
             host_packets_per_second=self.host_share,
             raw=self.nmap.raw,
             discovery=False,
         )
-        async with self.window.room(way.packets, targets if count == len(targets) else (), each):
+        async with self.window.room(way.packets, targets if number == len(targets) else (), each):
             report = await self.nmap.run("ports", version, argv, targets, max(LEAST_HOST_SECONDS, 2 * expected.seconds))
         if not self.params.discovery:
             self.attempted += report.reported

@@ -157,7 +157,7 @@ async def test_passive_mode_hears_who_speaks_and_sends_nothing(perform: Perform)
             (lab.hosts["server"].address, f"{DELL}:00:00:10", "Dell Inc.", False)
         ]
         assert sent.total == 0
-        assert result.complete and result.headline().startswith("1 addresses heard in 4 s")
+        assert result.complete and result.headline().startswith("1 address heard in 4 s")
         with pytest.raises(Refused, match="allows listening for 3 s"):
             await perform(netdiscover, params, policy=ProbePolicy(capture_max_seconds=3))
         assert processes_of("netdiscover") == []

@@ -630,7 +630,7 @@ async def test_more_than_the_ledger_keeps_goes_to_a_file_with_everything_in_it(
     result = await perform(snmp_query, params, policy=UNHURRIED, blocks={"snmp/test": community()}, store=store)
     shown = only(result)
     assert len(result.model_dump_json()) < 64 << 10 and result.output is not None
-    assert shown.rows == 3000 > len(shown.values) > 0 and "3000 values" in result.headline()
+    assert shown.rows == 3000 > len(shown.values) > 0 and "3,000 values" in result.headline()
     with wired(FixedWiring(captures=store)):
         assert len(only(await everything(result)).values) == 3000
         store.path(result.output.name).unlink()

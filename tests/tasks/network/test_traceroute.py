@@ -214,7 +214,7 @@ async def test_this_machine_is_one_hop_away(perform: Perform, target: str) -> No
     (found,) = result.targets
     assert (found.outcome, found.distance, found.complete) == ("reached", 1, True)
     assert len(found.hops[0].answers[0].times_ms) == 3 and found.best_ms is not None and found.best_ms < 1000
-    assert result.reached() and f"{target}" in result.headline() and "reached in 1 hops" in result.headline()
+    assert result.reached() and f"{target}" in result.headline() and "reached in 1 hop," in result.headline()
     assert any("no ledger" in note for note in result.notes)
 
 

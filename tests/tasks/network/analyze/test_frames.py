@@ -205,7 +205,7 @@ def test_packets_of_an_unknown_interface_are_left_out_and_counted(tmp_path: Path
     path.write_bytes(data + struct.pack("<II", 6, 52) + body + struct.pack("<I", 52))
     _, counts = read(path)
     assert counts.packets == len(TALK) and counts.notes == [
-        "1 packets name an interface that the file does not describe."
+        "1 packet names an interface that the file does not describe."
     ]
 
 

@@ -102,11 +102,11 @@ async def test_binary_payload_is_shown_safely(search: Search) -> None:
 
 
 async def test_what_does_not_match_is_not_searched_again_for_what_it_has_not(search: Search) -> None:
-    packets = [Packet(10**18, udp("10.0.0.1", 5000, "10.0.0.2", 6000, b"ab" * 700)) for _ in range(20)]
+    packets = [Packet(10**18, udp("10.0.0.1", 5000, "10.0.0.2", 6000, b"ab" * 2500)) for _ in range(4)]
     packets.append(Packet(10**18, udp("10.0.0.1", 5000, "10.0.0.2", 6000, b"aQ")))
     # Two unbounded repetitions: the time of a search in vain is the cube of the length.
     result = await asyncio.wait_for(search(packets, "a.*b.*Q", invert=True), 20)
-    assert result.found == 21 and len(result.matches) == 21 and result.matches[0].match == ""
+    assert result.found == len(result.matches) == 5 and result.matches[0].match == ""
 
 
 @needs_tshark

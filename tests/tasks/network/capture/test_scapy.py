@@ -29,7 +29,8 @@ from scapy.contrib.lldp import (
     LLDPDUTimeToLive,
 )
 from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.inet import IP, UDP
+from scapy.layers.dns import DNS, DNSQR, DNSRR
+from scapy.layers.inet import IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.l2 import LLC, SNAP, Dot3, Ether
 from scapy.packet import Packet
 
@@ -41,6 +42,7 @@ from tasks.core.redact import MOST_BYTES, json_size
 from tasks.network.capture import scapy as module
 from tasks.network.capture._scapy_order import Order, Probe, Report
 from tasks.network.capture._scapy_packet import Declared
+from tasks.network.capture._scapy_read import layers_of
 from tasks.network.capture._scapy_wire import Heard
 from tasks.network.capture.scapy import Scapy, ScapyResult, scapy
 from tasks.network.scan._privilege import may_send_raw
@@ -439,7 +441,7 @@ class TestInTheLab:
             and offer.server_mac == f"{CISCO}:00:{lab.slot:02x}:01"
         )
         assert sent.total == 1 == result.sent and not leases.read_text().strip()
-        assert result.headline() == f"1 DHCP servers answer: {lab.first.gateway}"
+        assert result.headline() == f"1 DHCP server answers: {lab.first.gateway}"
 
     async def test_a_broadcast_needs_all_it_reaches_to_be_allowed(self, lab: Lab, ask: Ask) -> None:
         async with lab.counting("udp") as sent:
@@ -647,3 +649,23 @@ def test_an_order_survives_the_way_to_another_process() -> None:
 
     order = Order(Probe.PACKET, layers=(("UDP", {"dport": 53}),))
     assert pickle.loads(pickle.dumps(order)) == order
+
+
+def test_what_an_answer_says_is_no_piece_of_python() -> None:
+    options = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (1, 2)), ("NOP", None), ("WScale", 7)]
+    syn = Ether(bytes(Ether() / IP(options=[IPOption_Router_Alert()]) / TCP(options=options)))
+    _, ip, tcp = layers_of(syn)
+    assert tcp["fields"]["options"] == "MSS 1460, SAckOK, Timestamp 1 2, NOP, WScale 7"
+    assert ip["fields"]["options"].startswith("IPOption_Router_Alert (copy_flag=1, optclass=control")
+    answer = DNS(bytes(DNS(qr=1, qd=DNSQR(qname="a.example"), an=DNSRR(rrname="a.example", rdata="1.2.3.4"))))
+    (dns,) = layers_of(answer)
+    assert dns["fields"]["an"] == "DNSRR (rrname=a.example., type=A, cacheflush=0, rclass=IN, ttl=0, rdata=1.2.3.4)"
+    assert "ns" not in dns["fields"]
+    for layers in (layers_of(syn), layers_of(answer)):
+        shown = str([layer["fields"] for layer in layers])
+        assert "<" not in shown and "b'" not in shown.replace("'b'", "")
+
+
+def test_a_secret_inside_a_field_is_masked_as_well() -> None:
+    said = DHCP(bytes(DHCP(options=[("message-type", "offer"), (77, b"password=hunter2"), "end"])))
+    assert "hunter2" not in str(layers_of(said)) and "message-type" in str(layers_of(said))
