@@ -336,7 +336,7 @@ def _angle(light: Light, params: VapixLightControl) -> list[_Step]:
 
 def _need(light: Light, ability: str) -> None:
     if ability not in light.can:
-        can = ", ".join(light.can) or "nothing of that kind"
+        can = ", ".join(light.can).replace("_", " ") or "nothing of that kind"
         raise Unsupported(
             f"{light.light} has no {ability.replace('_', ' ')}; it has: {can}.", hint="Nothing was changed."
         )
