@@ -28,14 +28,32 @@ from tasks.network.vapix._soap_rules import (
     configurations,
     event_kinds,
     identity,
+    local,
     remove,
     rules,
     templates,
 )
-from tasks.network.vapix._wire import Nonsense
+from tasks.network.vapix._wire import Declined, Nonsense
 
 Wanted = tuple[str, Mapping[str, str]]
 """A topic, and the items an event must have."""
+
+
+HINTS = {
+    "ActionTemplateNotFoundFault": "List what the camera can do with action = templates.",
+    "ParametersMissmatchFault": "List the template's parameters with action = templates.",
+    "ActionConfigurationNotFoundFault": "List them with action = configurations.",
+    "ActionConfigurationIsInUseFault": "Remove the rule that uses it first: action = remove_rule removes both.",
+    "ActionRuleNotFoundFault": "List them with action = rules.",
+    "InvalidConditionFilterFault": "A condition has to mean exactly one state: list them with action = events.",
+    "InsufficientActivationRuleFault": "An action that lasts needs a state that holds meanwhile: give one of conditions.",
+    "InvalidTopicExpressionFault": "List the topics with action = events.",
+    "InvalidMessageContentExpressionFault": "List the items of events with action = events.",
+    "InvalidFilterFault": "List the items of events with action = events.",
+    "RecipientConfigurationNotFoundFault": "List them with action = recipients.",
+    "RecipientTemplateNotFoundFault": "List them with action = recipient_templates.",
+}
+"""What to do about the faults of the services, by their names."""
 
 
 class Services:
@@ -44,8 +62,15 @@ class Services:
     def __init__(self, camera: Camera) -> None:
         self.camera = camera
 
+    async def _ask(self, request: Element, *, namespace: str = ACTION, write: bool = False) -> Element:
+        try:
+            return await self.camera.soap(request, action=f"{namespace}/{local(request.tag)}", write=write)
+        except (Declined, NotFound) as problem:
+            problem.hint = problem.hint or HINTS.get(getattr(problem, "fault", None) or "")
+            raise
+
     async def _read(self, name: str, namespace: str = ACTION) -> Element:
-        return await self.camera.soap(ask_for(name, namespace), action=f"{namespace}/{name}")
+        return await self._ask(ask_for(name, namespace), namespace=namespace)
 
     async def events(self) -> list[EventKind]:
         """The events it can notice."""
@@ -73,9 +98,7 @@ class Services:
 
     async def add_configuration(self, name: str, template: str, parameters: Mapping[str, str]) -> str:
         """Set up an action; returns its number."""
-        answer = await self.camera.soap(
-            add_configuration(name, template, parameters), action=f"{ACTION}/AddActionConfiguration", write=True
-        )
+        answer = await self._ask(add_configuration(name, template, parameters), write=True)
         return self._number(answer, "ConfigurationID")
 
     async def add_rule(
@@ -89,22 +112,16 @@ class Services:
     ) -> str:
         """Make a rule; returns its number."""
         request = add_rule(name, configuration_id, enabled=enabled, start_event=start_event, conditions=conditions)
-        answer = await self.camera.soap(request, action=f"{ACTION}/AddActionRule", write=True)
+        answer = await self._ask(request, write=True)
         return self._number(answer, "RuleID")
 
     async def remove_rule(self, rule_id: str) -> None:
         """Remove a rule; its action stays."""
-        await self.camera.soap(
-            remove("RemoveActionRule", "RuleID", rule_id), action=f"{ACTION}/RemoveActionRule", write=True
-        )
+        await self._ask(remove("RemoveActionRule", "RuleID", rule_id), write=True)
 
     async def remove_configuration(self, configuration_id: str) -> None:
         """Remove an action; refused while a rule uses it."""
-        await self.camera.soap(
-            remove("RemoveActionConfiguration", "ConfigurationID", configuration_id),
-            action=f"{ACTION}/RemoveActionConfiguration",
-            write=True,
-        )
+        await self._ask(remove("RemoveActionConfiguration", "ConfigurationID", configuration_id), write=True)
 
     def _number(self, answer: Element, name: str) -> str:
         number = identity(answer, name)
@@ -252,10 +269,7 @@ async def _made(
     configuration_id: str,
     parameters: Mapping[str, str],
 ) -> Changed:
-    known = await services.configurations()
-    after = joined(
-        rules(await services.camera.soap(ask_for("GetActionRules"), action=f"{ACTION}/GetActionRules")), known
-    )
+    after, known = await services.rules(), await services.configurations()
     rule = next((rule for rule in after if rule.rule_id == rule_id), None)
     configuration = next((each for each in known if each.configuration_id == configuration_id), None)
     if rule is None or configuration is None:

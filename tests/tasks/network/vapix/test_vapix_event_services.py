@@ -546,6 +546,16 @@ async def test_a_fault_is_told_in_the_cameras_words_whatever_its_status(ask: Ask
         await ask(mid)
 
 
+async def test_a_fault_says_what_to_do_about_it(ask: Ask, mid: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(services: simulated.Services, call: simulated.Call) -> str:
+        raise simulated.Fault("aa:ActionTemplateNotFoundFault", "action template with id 'x' not found")
+
+    monkeypatch.setitem(simulated._OPERATIONS, (simulated.ACTION, "AddActionConfiguration"), refused)
+    with pytest.raises(NotFound, match="action = templates") as problem:
+        await ask(mid, **PULSE)
+    assert "action template with id 'x' not found" in problem.value.message
+
+
 async def test_one_broken_camera_costs_the_others_nothing(ask: Ask) -> None:
     with cameras("mid", "new", "ptz") as found:
         found[1].device.faults.add(SERVICES, Fault("garbage", count=None))

@@ -237,6 +237,16 @@ async def test_it_listens_until_its_time_is_over(listen: Listen, mid: Camera) ->
     assert found.seconds is not None and 0.9 < found.seconds < 2.5
 
 
+async def test_an_output_that_somebody_switches_is_noticed(listen: Listen, mid: Camera) -> None:
+    outputs = "tns1:Device/tnsaxis:IO/OutputPort"
+    heard = asyncio.ensure_future(listen([mid], topics=[outputs], items={"state": "1"}, seconds=10, max_events=1))
+    await subscribed(mid)
+    async with httpx.AsyncClient(auth=httpx.DigestAuth("root", "pass"), trust_env=False) as client:
+        assert (await client.get(f"{mid.url}/axis-cgi/io/port.cgi?action=2:/")).status_code == 200
+    [event] = only(await heard).events
+    assert (event.topic, event.source, event.data) == (outputs, {"port": "1"}, {"state": "1"})
+
+
 async def test_several_cameras_are_listened_to_at_once(listen: Listen) -> None:
     with cameras("mid", "ancient", "new", "9.80") as found:
         heard = asyncio.ensure_future(listen(found, topics=[INPUTS], items={"active": "1"}, seconds=2))
