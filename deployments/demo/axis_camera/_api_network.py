@@ -62,8 +62,10 @@ def set_ipv4(device: Device, call: Call) -> None:
         # The answer never leaves: the address is gone before it is written.
         apply()
     else:
-        # It answers first, and has another address a moment later.
-        device.later(state.delay, apply)
+        # It answers first, and has another address a moment later, unless it is told something else before that.
+        state.told += 1
+        mine = state.told
+        device.later(state.delay, lambda: apply() if state.told == mine else None)
 
 
 @network.method("setGlobalProxyConfiguration")

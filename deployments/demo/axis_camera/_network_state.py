@@ -53,6 +53,8 @@ class NetworkState:
         self.reaction: Reaction = "move"
         self.hostname_sticks = True
         self.delay = 0.1
+        self.told = 0
+        """How often it was told a new IPv4 setting: the last one counts."""
         self.dhcp_address: str | None = None
         """The address a DHCP server gives it; None: the one it had from it before, or has."""
         self.switch_ports: list[SwitchPort] = []

@@ -226,15 +226,24 @@ class Change:
             "Network of %s (serial %s) is about to change. Old: %s at %s. New: %s at %s.",
             self.way.asked, self.way.serial, setting.old, setting.old_address, setting.new, setting.address,
         )  # fmt: skip
-        refused = await self._write(camera, setting.params)
+        try:
+            return await self._make(camera)
+        except asyncio.CancelledError:
+            run_logger().warning(
+                "The change of %s (serial %s) was interrupted. Nobody looks after it any more: it is at %s with the old setting, or at %s.",
+                self.way.asked, self.way.serial, setting.old_address, setting.address,
+            )  # fmt: skip
+            raise
+
+    async def _make(self, camera: Camera) -> NetworkSettings:
+        refused = await self._write(camera, self.setting.params)
         await camera.aclose()
         if refused is not None:
-            await self._undo(f"the camera says it failed ({refused.message.rstrip('.')})")
-        found, why = await self._settle(setting.address, setting.fits)
-        if found is not None:
-            return found
-        await self._undo(why)
-        raise AssertionError("undoing always ends in an error")
+            raise await self._undo(f"the camera says it failed ({refused.message.rstrip('.')})", by_itself=True)
+        found, why = await self._settle(self.setting.address, self.setting.fits)
+        if found is None:
+            raise await self._undo(why)
+        return found
 
     async def _write(self, camera: Camera, params: dict[str, Any]) -> Declined | None:
         """Send a setting; returns the camera's own failure. An answer that does not come says nothing.
@@ -282,40 +291,40 @@ class Change:
                 return None, why
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _undo(self, why: str) -> None:
-        """Bring the old setting back wherever the camera is.
+    async def _undo(self, why: str, *, by_itself: bool = False) -> Rejected | Lost:
+        """Bring the old setting back wherever the camera is, and return the error that says what came of it.
 
-        Raises:
-            Rejected: It has it again; or it answers, and would not take it.
-            Lost: It answers nowhere.
+        Args:
+            why: What went wrong, as a clause.
+            by_itself: The camera says that it has undone the change.
         """
-        setting, way = self.setting, self.way
+        setting = self.setting
         places = list(dict.fromkeys((setting.address, setting.old_address)))
-        stuck = ""
+        told = ""
         until = time.monotonic() + self.seconds
-        while True:
+        while not told:
             for place in places:
-                seen = await look(way, place)
+                seen = await look(self.way, place)
                 if seen.sight is not Sight.SAME or seen.settings is None:
                     continue
-                if place == setting.old_address and setting.undone(seen.settings):
-                    raise self._rolled_back(why)
-                failure = await self._write_back(place)
+                if by_itself and place == setting.old_address and setting.undone(seen.settings):
+                    return self._rolled_back(why)
+                # Also where it still has the old setting: what it has not done yet is not to be done later.
+                told = f"; at {place} it was told to go back{await self._write_back(place)}"
                 found, _ = await self._settle(setting.old_address, setting.undone)
                 if found is not None:
-                    raise self._rolled_back(why)
-                stuck = f"it answered at {place} and was told to go back{failure}"
-            if stuck or time.monotonic() >= until:
+                    return self._rolled_back(why)
+            if time.monotonic() >= until:
                 break
             await asyncio.sleep(PAUSE_SECONDS)
         for place in places:
-            if (await look(way, place)).sight is Sight.SAME:
-                raise Rejected(
-                    f"Not changed as asked, and not rolled back: {why}; {stuck}. The camera (serial {way.serial}) answers at {place}.",
+            if (await look(self.way, place)).sight is Sight.SAME:
+                return Rejected(
+                    f"Not changed as asked, and not rolled back: {why}{told}. The camera (serial {self.way.serial}) answers at {place}.",
                     hint=f"It had {setting.old}. Set that by hand on its web page at {place}.",
                 )
-        raise Lost(
-            f"Lost: {why}, and the camera (serial {way.serial}) answers at {' or '.join(places)} no more."
+        return Lost(
+            f"Lost: {why}{told}, and the camera (serial {self.way.serial}) answers at {' or '.join(places)} no more."
             f" It had {setting.old}; it was told {setting.new}.",
             hint="Next: look for its MAC, which is its serial, in the switch or with signalbox discover over the networks it may be in; "
             "restart it; at last reset its network settings at the camera.",

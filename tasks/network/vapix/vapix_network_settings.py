@@ -46,7 +46,7 @@ from tasks.network.vapix._wire import Nonsense
 READ_SECONDS = 90.0
 CHECK_SECONDS = 120.0
 """What reading, checking the new address and writing may take."""
-MOST_VERIFY_SECONDS = 300
+MOST_VERIFY_SECONDS = 240
 _LEGACY_GROUPS = ("Network",)
 
 
@@ -168,7 +168,7 @@ class VapixNetworkSettings(CameraParams):
 
     def change_seconds(self) -> float:
         """Seconds a change may take: checking, writing, and looking for the camera, if need be again and again."""
-        return CHECK_SECONDS + 2 * SET_SECONDS + 4 * (self.verify_seconds + 30)
+        return CHECK_SECONDS + 2 * SET_SECONDS + 5 * (self.verify_seconds + 30)
 
     def about(self) -> str:
         return f"{super().about()[:300]}: {self.action} {self._what()}".strip()[:500]

@@ -9,16 +9,18 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.network import AXIS, DELL, Lab, Served, needs_lab
 
+from blocks.axis import AxisCredentials
 from blocks.policy import ProbePolicy
-from deployments.demo.axis_camera import Fault, Response
+from deployments.demo.axis_camera import Device, Fault, Response, http_protocol
 from deployments.demo.axis_camera._network_state import NetworkState, SwitchPort
 from tasks.core.errors import (
     Conflict,
@@ -339,7 +341,8 @@ async def test_a_camera_that_stays_where_it_was_is_left_with_its_old_setting(ask
     old, new = mid.address, free_address()
     with pytest.raises(Rejected, match=rf"^Rolled back: nobody answers at {new} within 5 s.*answers at {old} with"):
         await ask(mid, action="set_ipv4", address=new)
-    assert mid.address == old and state(mid).dhcp and len(written(mid)) == 1, "there was nothing to bring back"
+    assert mid.address == old and state(mid).dhcp
+    assert len(written(mid)) == 2, "what it has not done yet is not to be done later"
 
 
 async def test_a_camera_that_fails_inside_and_says_so_was_rolled_back(ask: Ask, mid: Camera) -> None:
@@ -348,6 +351,7 @@ async def test_a_camera_that_fails_inside_and_says_so_was_rolled_back(ask: Ask, 
     with pytest.raises(Rejected, match=r"^Rolled back: the camera says it failed .*1000"):
         await ask(mid, action="set_ipv4", address=free_address())
     assert answers(mid.address, mid.port) and time.monotonic() - began < 30
+    assert len(written(mid)) == 1, "it has undone the change by itself"
 
 
 async def test_a_camera_that_comes_up_with_something_else_is_brought_back_from_the_new_address(
@@ -375,6 +379,32 @@ async def test_a_camera_nobody_sees_any_more_is_lost_and_the_old_setting_is_said
     for part in ("Lost", old, new, mid.device.serial, "It had dhcp", "signalbox discover", "reset"):
         assert part in said
     assert not caught.value.retryable
+
+
+async def test_a_camera_that_puts_a_move_off_does_not_make_it_after_it_was_told_to_stay(ask: Ask, mid: Camera) -> None:
+    old, new = mid.address, free_address()
+    state(mid).delay = 7.0  # later than anybody waits
+    began = time.monotonic()
+    with pytest.raises(Rejected, match=rf"^Rolled back: .*answers at {old}"):
+        await ask(mid, action="set_ipv4", address=new)
+    await asyncio.sleep(max(0.0, 7.5 - (time.monotonic() - began)))
+    assert mid.address == old and answers(old, mid.port), "the move it had put off does not come after all"
+
+
+async def test_a_change_that_is_interrupted_says_where_the_camera_may_be(
+    ask: Ask, mid: Camera, caplog: pytest.LogCaptureFixture
+) -> None:
+    state(mid).reaction = "lost"
+    old, new = mid.address, free_address()
+    running = asyncio.ensure_future(ask(mid, action="set_ipv4", address=new))
+    while not written(mid):
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    running.cancel()
+    with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
+        await running
+    [line] = [record.getMessage() for record in caplog.records if "interrupted" in record.getMessage()]
+    assert old in line and new in line
 
 
 async def test_another_device_at_the_new_address_gets_no_credentials_and_the_camera_is_brought_back(ask: Ask) -> None:
@@ -613,6 +643,89 @@ def test_any_table_of_neighbours_is_read(lines: list[str]) -> None:
 
 def test_a_neighbour_that_did_not_answer_is_none() -> None:
     assert vacant.find_neighbour(["10.0.0.5 0x1 0x0 00:00:00:00:00:00 * eth0"], "10.0.0.5") is None
+
+
+# --- in a network of hosts -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    async with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+async def yard(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A camera that is a host of the lab, and gets another address there when it is told to."""
+    loop = asyncio.get_running_loop()
+    device = Device("mid")
+    await lab.add("yard", 20, f"{AXIS}:00:00:20", services=[Served("http", 80, http_protocol(device))])
+    device.address = lab.hosts["yard"].address
+    device.params.set("Network.BootProto", "none")
+    settings = device.slot(NetworkState)
+    settings.static_addresses = [{"address": device.address, "prefixLength": 24, "broadcast": lab.first.address(255)}]
+    settings.static_router = lab.first.gateway
+
+    def go(self: NetworkState, address: str | None) -> None:
+        assert address is not None
+        self.device.address = address
+        asyncio.run_coroutine_threadsafe(lab.move("yard", address), loop)
+
+    monkeypatch.setattr(NetworkState, "go", go)
+    return device
+
+
+@pytest.fixture
+def ask_yard(perform: Any, lab: Lab, yard: Device) -> Callable[..., Awaitable[CameraNetwork]]:
+    async def run(address: str, **params: Any) -> CameraNetwork:
+        target = lab.hosts["yard"].address
+        given = {"targets": [target], "credentials": "axis/yard", "action": "set_ipv4", "address": address}
+        given |= {"confirm": f"{target} ipv4 {address}", "verify_seconds": 10, "timeout": 5, **params}
+        block = AxisCredentials(username="root", password="pass", scheme="http")  # type: ignore[arg-type]
+        policy = unhurried(allow=["10.0.0.0/8"])
+        result = await perform(vapix_network_settings, given, policy=policy, blocks={"axis/yard": block})
+        assert not yard.errors
+        return only(result)
+
+    return run
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_a_host_of_a_network_moves_to_a_free_address_and_is_seen_there(
+    lab: Lab, yard: Device, ask_yard: Callable[..., Awaitable[CameraNetwork]]
+) -> None:
+    old, new = lab.hosts["yard"].address, lab.first.address(30)
+    done = await ask_yard(new)
+    assert done.state is State.CHANGED and lab.hosts["yard"].address == new
+    assert done.changed_from == f"static {old}/24 via {lab.first.gateway}"
+    assert done.changed_to == f"static {new}/24 via {lab.first.gateway}"
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_a_host_that_drops_all_we_send_still_has_its_address(
+    lab: Lab, yard: Device, ask_yard: Callable[..., Awaitable[CameraNetwork]]
+) -> None:
+    await lab.add("wall", 40, f"{DELL}:00:00:40")
+    await lab.firewall("wall")
+    with pytest.raises(Conflict, match=rf"{lab.hosts['wall'].address} is taken: {DELL}:00:00:40 answers ARP"):
+        await ask_yard(lab.hosts["wall"].address)
+    await lab.add("plain", 50, f"{DELL}:00:00:50")
+    with pytest.raises(Conflict, match="it refuses TCP port 80"):
+        await ask_yard(lab.hosts["plain"].address)
+    assert lab.hosts["yard"].address == lab.first.address(20)
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_a_camera_that_is_sent_where_it_has_no_cable_is_lost_and_said_to_be(
+    lab: Lab, yard: Device, ask_yard: Callable[..., Awaitable[CameraNetwork]]
+) -> None:
+    # The other subnet is behind the router; the camera's cable ends in this one.
+    other = lab.subnet("cameras")
+    with pytest.raises(Lost, match=rf"^Lost: nobody answers at {other.address(60)}.*It had static"):
+        await ask_yard(other.address(60), other_subnet=True, router=other.gateway, verify_seconds=5)
 
 
 # --- parsers ---------------------------------------------------------------------------------------------------------------
