@@ -48,6 +48,7 @@ class CameraFacts:
         serial: Serial number.
         model: Model.
         firmware: Firmware version.
+        kind: What it is, in the inventory's words.
         clock_offset_s: Its clock less ours, seconds.
         certificate_days: Days its certificate is still valid; negative when it has ended.
         https: Whether it offers HTTPS.
@@ -74,6 +75,7 @@ class CameraFacts:
     serial: str | None = None
     model: str | None = None
     firmware: str | None = None
+    kind: str | None = None
     clock_offset_s: float | None = None
     certificate_days: int | None = None
     https: bool | None = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from flows._agents import PRINTER_MODEL, PRINTER_SERIAL
+from flows._cameras import AxisDevice, ask_axis, axis_ports
 from tasks.asset._identity import parse_address
 from tasks.core.errors import ToolError
 from tasks.core.log import run_logger
@@ -63,12 +64,14 @@ class Said:
         names: Names its certificates are for.
         facts: Metadata of the asset.
         agent: What its SNMP agent said.
+        axis: What it said of itself as an Axis device.
     """
 
     ssh_host_keys: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     agent: Agent | None = None
+    axis: AxisDevice | None = None
 
 
 NOTHING_SAID = Said()
@@ -87,19 +90,28 @@ class Enrichment:
     notes: list[str] = field(default_factory=list)
 
 
-async def enrich(hosts: Mapping[str, Sequence[Service]], site: str, snmp: str | None) -> Enrichment:
-    """Ask live hosts what they say about themselves; services first, SNMP after, so that no host is asked by two tools at once.
+async def enrich(
+    hosts: Mapping[str, Sequence[Service]],
+    site: str,
+    snmp: str | None,
+    vendors: Mapping[str, str | None] | None = None,
+) -> Enrichment:
+    """Ask live hosts what they say about themselves, one kind of question after the other: no host is asked by two tools at once.
 
     Args:
         hosts: Addresses with their open ports.
         site: The site.
         snmp: Block with the site's SNMP credentials; None: SNMP is not spoken.
+        vendors: Who made each, as its MAC says, by address.
     """
     result = Enrichment()
     found = await _services(hosts, site)
     agents = await _agents(list(hosts), site, snmp, result) if snmp else {}
-    for address in hosts:
-        said = _put_together(found.get(address, []), agents.get(address))
+    together = {address: _put_together(found.get(address, []), agents.get(address)) for address in hosts}
+    facts = {address: said.facts for address, said in together.items()}
+    devices = await ask_axis(axis_ports(hosts, vendors or {}, facts), site)
+    for address, one in together.items():
+        said = replace(one, axis=devices.get(address))
         if said != NOTHING_SAID:
             result.said[address] = said
     return result

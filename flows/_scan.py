@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from flows._agents import CONTAINER_LINKS, observe_agents
+from flows._cameras import observe_axis
 from flows._enrich import NOTHING_SAID, Said, certificate_hostnames, enrich
 from flows._names import Names
 from flows._scope import Plan, Shard
@@ -134,7 +135,9 @@ async def scan_shard(
 
 async def _enriched(sightings: list[Sighting], site: str, snmp: str | None, names: Names) -> list[Sighting]:
     """Add what the hosts say about themselves."""
-    found = await enrich({sighting.address: sighting.services for sighting in sightings}, site, snmp)
+    services = {sighting.address: sighting.services for sighting in sightings}
+    vendors = {sighting.address: sighting.vendor for sighting in sightings}
+    found = await enrich(services, site, snmp, vendors)
     nameless = certificate_hostnames(found.said, (sighting.address for sighting in sightings if sighting.hostnames))
     leading = await names.leading_to(nameless)
     told = [
@@ -291,7 +294,8 @@ def observe(sightings: Sequence[Sighting], plan: Plan, site: str) -> list[Observ
         for sighting in sightings
     ]
     agents = {sighting.address: sighting.said.agent for sighting in sightings if sighting.said.agent is not None}
-    return [*hosts, *observe_agents(agents, site)]
+    axis = [(sighting.address, sighting.said.axis) for sighting in sightings if sighting.said.axis is not None]
+    return [*hosts, *observe_agents(agents, site), *observe_axis(axis, site, datetime.now(UTC))]
 
 
 # --- this machine ----------------------------------------------------------------------------------------------------

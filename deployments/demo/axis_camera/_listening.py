@@ -95,6 +95,8 @@ class Listening:
                 if (wanted := self._wanted[name]) is not None:
                     await self._open(name, wanted)
                     device.ports[name] = self._servers[name].sockets[0].getsockname()[1]  # type: ignore[index]
+            if self.rtsp_port and device.params.get("Network.RTSP.Port") is not None:
+                device.params.set("Network.RTSP.Port", self.rtsp_port)  # who may read it is told where the stream is
         except BaseException:
             self._shut()
             raise

@@ -1,0 +1,153 @@
+"""Axis devices among the hosts of a network: how they are noticed, what they tell anybody, and what the inventory makes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from tasks.asset._observation import ObservedHost
+from tasks.core.errors import ToolError
+from tasks.core.log import run_logger
+from tasks.core.models import parse_mac
+from tasks.network.vapix._fleet import CameraOutcome
+from tasks.network.vapix.vapix_device_info import DeviceEntry, DeviceView, VapixDeviceInfo, vapix_device_info
+
+VENDOR = "Axis Communications AB"
+BATCH = 128
+ANSWER_SECONDS = 5.0
+"""Longest wait for one answer: these hosts answered a moment ago, and what is slower is asked by the next discovery."""
+_REALM = re.compile(r"AXIS_([0-9A-F]{12})")
+_KINDS = (
+    ("camera", "camera"),
+    ("encoder", "encoder"),
+    ("speaker", "speaker"),
+    ("intercom", "intercom"),
+    ("door station", "intercom"),
+    ("door controller", "door controller"),
+    ("radar", "radar"),
+)
+"""Words in an Axis product type, and what the inventory calls such a device."""
+
+
+class Port(Protocol):
+    """An open port of a host."""
+
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class AxisDevice:
+    """What an Axis device says of itself to anybody.
+
+    Attributes:
+        serial: Its serial, which is its MAC without separators.
+        model: Model.
+        firmware: Version of AXIS OS.
+        kind: What it is, in the inventory's words; None where it does not say.
+    """
+
+    serial: str
+    model: str | None = None
+    firmware: str | None = None
+    kind: str | None = None
+
+
+def axis_ports(
+    hosts: Mapping[str, Sequence[Port]], vendors: Mapping[str, str | None], facts: Mapping[str, Mapping[str, str]]
+) -> dict[int, list[str]]:
+    """Choose the hosts that may be Axis devices, by MAC prefix or by what their front page asks a password for, and a port of each.
+
+    Args:
+        hosts: Addresses with their open ports.
+        vendors: Vendor by address, as the MAC prefix says.
+        facts: What the services said, by address.
+
+    Returns:
+        Addresses by port: 80 where it is open, else 443.
+    """
+    chosen: dict[int, list[str]] = {}
+    for address, ports in hosts.items():
+        by_vendor = "axis communications" in (vendors.get(address) or "").lower()
+        if not by_vendor and not _REALM.fullmatch(facts.get(address, {}).get("http_realm", "")):
+            continue
+        opened = {port.port for port in ports if port.protocol == "tcp"}
+        for port in (80, 443):
+            if port in opened:
+                chosen.setdefault(port, []).append(address)
+                break
+    return chosen
+
+
+async def ask_axis(by_port: Mapping[int, Sequence[str]], site: str) -> dict[str, AxisDevice]:
+    """Ask hosts what Axis devices tell anybody, without logging in; those that say nothing are left out."""
+    found: dict[str, AxisDevice] = {}
+    for port, addresses in by_port.items():
+        for start in range(0, len(addresses), BATCH):
+            params = VapixDeviceInfo(
+                targets=list(addresses[start : start + BATCH]),
+                site=site,
+                port=port,
+                timeout=ANSWER_SECONDS,
+                views=[DeviceView.BASIC],
+            )
+            try:
+                # Not tried again: what is not read today is read by the next discovery.
+                answer = await vapix_device_info.spec.task.with_options(retries=0)(params)
+            except ToolError as problem:
+                run_logger().info("No Axis device says more of itself: %s", problem)
+                continue
+            found |= {camera.target: device for camera in answer.cameras if (device := told(camera)) is not None}
+    return found
+
+
+def told(camera: DeviceEntry) -> AxisDevice | None:
+    """What an answer says of the device; None where it has no serial that is one."""
+    if camera.outcome is not CameraOutcome.DONE or mac_of(camera.serial) is None or camera.serial is None:
+        return None
+    kind = (camera.basic.type or "").lower() if camera.basic is not None else ""
+    return AxisDevice(
+        camera.serial,
+        camera.model,
+        camera.firmware,
+        next((name for word, name in _KINDS if word in kind), None),
+    )
+
+
+def observe_axis(devices: Iterable[tuple[str, AxisDevice]], site: str, seen_at: datetime) -> list[ObservedHost]:
+    """Make observations: with the serial, which is also the MAC, camera and network host are one asset.
+
+    Args:
+        devices: Addresses with what answered there.
+        site: The site.
+        seen_at: When, aware.
+    """
+    return [
+        ObservedHost(
+            address=address,
+            method="vapix",
+            seen_at=seen_at,
+            site=site,
+            mac=mac_of(device.serial),
+            mac_first_hand=mac_of(device.serial) is not None,
+            vendor=VENDOR,
+            serial=device.serial,
+            type=device.kind,
+            model=device.model,
+            firmware=device.firmware,
+        )
+        for address, device in devices
+    ]
+
+
+def mac_of(serial: str | None) -> str | None:
+    """The MAC that an Axis serial is; None where it is none."""
+    try:
+        return parse_mac(serial) if serial else None
+    except ValueError:
+        return None
