@@ -28,6 +28,7 @@ _SALTS = {
     VERSION_2: bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"),
     DRAFT_29: bytes.fromhex("afbfec289993d24c9e9786f19c6111e04390a899"),
 }
+_LAST_DRAFT = 0xFF000022  # draft-ietf-quic-transport-34
 _LONGEST_ID = 20
 _MOST_CRYPTO = 1 << 16
 """Bytes of one side's handshake that are put together; a ClientHello has some kilobytes."""
@@ -51,20 +52,32 @@ def version_name(version: int) -> str:
 def looks_like(payload: bytes) -> bool:
     """Whether a datagram's first bytes may be a long header of a QUIC that is known: a version of ours, a draft, Google's.
 
-    Version negotiation (version 0) is an answer and never comes first, but is recognized too.
+    Version negotiation (version 0) is an answer and never comes first, but is recognized too. Versions are compared whole: a DNS message
+    has its flags where QUIC has its version, and one in five hundred would begin like Google's otherwise.
     """
     if len(payload) < 7 or payload[0] < 0x80:
         return False
-    version = int.from_bytes(payload[1:5], "big")
-    known = version in _SALTS or version >> 8 == 0xFF0000 or payload[1:2] in (b"Q", b"T") or version == 0
-    # Versions that exist to be refused (RFC 9000 section 15): clients try servers with them.
-    if not known and version & 0x0F0F0F0F != 0x0A0A0A0A:
-        return False
+    version = payload[1:5]
     size = payload[5]
-    if size > _LONGEST_ID or (version and payload[0] < 0xC0):
-        return False
     after = 6 + size
-    return len(payload) <= after or payload[after] <= _LONGEST_ID
+    if size > _LONGEST_ID or (len(payload) > after and payload[after] > _LONGEST_ID):
+        return False
+    if version == bytes(4):
+        # What is offered instead follows the connection IDs.
+        offered = after + 1 + payload[after] if len(payload) > after else len(payload)
+        return _is_version(payload[offered : offered + 4])
+    return payload[0] >= 0xC0 and _is_version(version)
+
+
+def _is_version(text: bytes) -> bool:
+    """Whether these four bytes are a version that somebody spoke or speaks."""
+    if len(text) < 4:
+        return False
+    version = int.from_bytes(text, "big")
+    if version in _SALTS or 0xFF000000 < version <= _LAST_DRAFT or (text[:2] in (b"Q0", b"T0") and text[2:].isdigit()):
+        return True
+    # Versions that exist to be refused (RFC 9000 section 15): clients try servers with them.
+    return version & 0x0F0F0F0F == 0x0A0A0A0A
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.dns import DNS, DNSQR, DNSRR
 
 from tasks.network._tls_numbers import is_grease, suites
 from tasks.network.analyze import _quic as quic
@@ -403,3 +404,24 @@ def test_a_second_server_hello_chooses_nothing() -> None:
     hello = talk[1][1][: 5 + int.from_bytes(talk[1][1][3:5], "big")]
     made = played([talk[0], (False, hello + hello)], {})
     assert made["server_hellos"] == 2 and sum(row["negotiated"] for row in made["versions"]) == 1
+
+
+def test_no_dns_message_is_taken_for_quic_whatever_its_number() -> None:
+    for recursion in (0, 1):
+        asked = bytearray(bytes(DNS(id=0, rd=recursion, qd=DNSQR(qname="a.example"))))
+        answered = bytearray(
+            bytes(DNS(id=0, qr=1, rd=recursion, ra=1, qd=DNSQR(qname="a.example"), an=DNSRR(rdata="1.2.3.4")))
+        )
+        for message in (asked, answered):
+            for number in range(1 << 16):
+                message[:2] = number.to_bytes(2, "big")
+                assert not quic.looks_like(bytes(message)), (number, recursion)
+
+
+def test_other_versions_and_their_refusal_are_still_seen() -> None:
+    for version in (1, 0x6B3343CF, 0xFF00001D, 0x51303436, 0x51303530, 0x54303531, 0x1A2A3A4A):
+        begins = b"\xc3" + version.to_bytes(4, "big") + b"\x08" + bytes(8) + b"\x00"
+        assert quic.looks_like(begins + bytes(40))
+        refused = b"\x80" + bytes(4) + b"\x00\x08" + bytes(8) + version.to_bytes(4, "big")
+        assert quic.looks_like(refused)
+    assert not quic.looks_like(b"\x80" + bytes(4) + b"\x00\x08" + bytes(8) + b"abcd")
