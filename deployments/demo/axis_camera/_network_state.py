@@ -216,8 +216,10 @@ class NetworkState:
         if params.get("deviceName") != "eth0":
             raise NetworkRefusal(5000, "No such device")
         mode = params.get("configurationMode")
+        if mode is None:
+            raise NetworkRefusal(4003, "Required parameter missing: configurationMode")
         if mode not in ("static", "dhcp"):
-            raise NetworkRefusal(4004 if mode is not None else 4003, "Invalid parameter value: configurationMode", 120)
+            raise NetworkRefusal(4004, "Invalid parameter value: configurationMode", 120)
         addresses = params.get("staticAddressConfigurations", self.static_addresses)
         router = params.get("staticDefaultRouter", self.static_router)
         self._check_addresses(addresses, router, needed=mode == "static")

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -643,6 +644,91 @@ def test_any_table_of_neighbours_is_read(lines: list[str]) -> None:
 
 def test_a_neighbour_that_did_not_answer_is_none() -> None:
     assert vacant.find_neighbour(["10.0.0.5 0x1 0x0 00:00:00:00:00:00 * eth0"], "10.0.0.5") is None
+
+
+# --- the simulated camera answers as devices do --------------------------------------------------------------------------
+
+
+def raw(camera: Camera) -> httpx.Client:
+    return httpx.Client(base_url=camera.url, auth=httpx.DigestAuth("root", "pass"), trust_env=False)
+
+
+BASE = "/config/rest/network-settings/v2beta"
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "status", "code"),
+    [
+        ("GET", "/config/rest/network-settings/v2", None, 404, 1), ("GET", f"{BASE}/nothing", None, 404, 1),
+        ("GET", f"{BASE}/switch/port/9", None, 404, 2), ("PATCH", f"{BASE}/switch/port/9", {"data": {"enabled": True}}, 404, 2),
+        ("PATCH", f"{BASE}/switch/port/1", {"data": {"enabled": "no"}}, 400, 5), ("PATCH", f"{BASE}/switch/port/1", {}, 400, 5),
+        ("PATCH", BASE, {"data": {"switch_supported": False}}, 400, 5), ("DELETE", f"{BASE}/switch/port/1", None, 400, 5),
+        ("POST", f"{BASE}/switch/port", {"data": {"portId": "1"}}, 409, 6), ("PATCH", f"{BASE}/switch/port/1", "text", 400, 11),
+    ],
+)  # fmt: skip
+def test_the_rest_configuration_has_its_own_error_codes(
+    mid: Camera, verb: str, path: str, body: Any, status: int, code: int
+) -> None:
+    state(mid).switch_ports = [SwitchPort(1)]
+    with raw(mid) as client:
+        answer = (
+            client.request(verb, path, content=body.encode(), headers={"Content-Type": "text/plain"})
+            if isinstance(body, str)
+            else client.request(verb, path, json=body)
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.json()["status"] == "error" and state(mid).switch_ports[0].enabled
+
+
+def test_a_write_to_the_rest_configuration_is_answered_without_data(mid: Camera) -> None:
+    state(mid).switch_ports = [SwitchPort(1), SwitchPort(2)]
+    with raw(mid) as client:
+        assert client.patch(f"{BASE}/switch/port/2", json={"data": {"enabled": False}}).json() == {"status": "success"}
+        assert client.put(f"{BASE}/switch/port/1/enabled", json={"data": False}).json() == {"status": "success"}
+        assert client.get(f"{BASE}/switch/port/1/enabled").json() == {"status": "success", "data": False}
+        listed = client.get("/config/discover").json()["apis"]
+        assert listed["network-settings"]["v2"]["rest_api"] == BASE and listed["ssh"]["v1"]["rest_api"].endswith(
+            "v1alpha"
+        )
+    assert [port.enabled for port in state(mid).switch_ports] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code", "subcode"),
+    [
+        ("setHostnameConfiguration", {}, 4003, None), ("setHostnameConfiguration", {"useDhcpHostname": 1}, 4004, 101),
+        ("setHostnameConfiguration", {"useDhcpHostname": False, "staticHostname": "a b"}, 4004, 100),
+        ("setResolverConfiguration", {"useDhcpResolverInfo": False, "staticNameServers": ["x"]}, 4004, 110),
+        ("setIPv4AddressConfiguration", {"deviceName": "eth9"}, 5000, None),
+        ("setIPv4AddressConfiguration", {"deviceName": "eth0"}, 4003, None),
+        ("setIPv4AddressConfiguration", {"deviceName": "eth0", "configurationMode": "static",
+         "staticAddressConfigurations": [{"address": "10.0.0.5", "prefixLength": 99}]}, 4004, 122),
+        ("setIPv4AddressConfiguration", {"deviceName": "eth0", "configurationMode": "static", "staticDefaultRouter": "10.9.0.1",
+         "staticAddressConfigurations": [{"address": "10.0.0.5", "prefixLength": 24}]}, 4004, 123),
+        ("setNothing", {}, 4000, None),
+    ],
+)  # fmt: skip
+def test_network_settings_have_their_own_error_codes(
+    mid: Camera, method: str, params: dict[str, Any], code: int, subcode: int | None
+) -> None:
+    with raw(mid) as client:
+        answer = client.post(CGI, json={"apiVersion": "1.0", "method": method, "params": params})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error.get("details", {}).get("subCode")) == (200, code, subcode)
+    assert state(mid).dhcp and state(mid).dhcp_hostname
+
+
+def test_an_internal_error_of_network_settings_is_status_500_and_versions_have_another_name(mid: Camera) -> None:
+    state(mid).reaction = "fail"
+    params = {
+        "deviceName": "eth0", "configurationMode": "static", "staticDefaultRouter": "127.0.0.1",
+        "staticAddressConfigurations": [{"address": "127.0.0.5", "prefixLength": 8}],
+    }  # fmt: skip
+    with raw(mid) as client:
+        answer = client.post(CGI, json={"apiVersion": "1.0", "method": "setIPv4AddressConfiguration", "params": params})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, 1000)
+        answer = client.post(CGI, json={"method": "getSupportedVersions"})
+        assert answer.json()["data"] == {"supportedVersions": ["1.33"]}
 
 
 # --- in a network of hosts -----------------------------------------------------------------------------------------------

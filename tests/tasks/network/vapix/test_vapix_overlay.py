@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -454,6 +456,39 @@ async def test_hostile_texts_are_shown_harmless(ask: Ask, mid: Camera) -> None:
     shown = only(await ask(mid)).overlays[0]
     assert shown.text is not None and "\x1b" not in shown.text and "\x00" not in shown.text and len(shown.text) <= 600
     assert shown.position is None
+
+
+# --- the simulated camera answers as devices do --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("addText", {"camera": 1}, 102), ("addText", {"text": "x"}, 102), ("addText", {"camera": 9, "text": "x"}, 301),
+        ("setText", {"identity": 5, "text": "x"}, 302), ("setText", {"text": "x"}, 102),
+        ("addText", {"camera": 1, "text": "x", "position": "middle"}, 303), ("addText", {"camera": 1, "text": "x" * 513}, 304),
+        ("addImage", {"camera": 1, "overlayPath": "/nowhere"}, 305), ("addText", {"camera": 1, "text": "x", "textColor": "pink"}, 306),
+        ("addText", {"camera": 1, "text": "x", "textBGColor": "pink"}, 307), ("addText", {"camera": 1, "text": "x", "fontSize": 201}, 309),
+        ("remove", {"identity": 0}, 302), ("nothing", {}, 203),
+    ],
+)  # fmt: skip
+def test_dynamic_overlays_have_their_own_error_codes(
+    mid: Camera, method: str, params: dict[str, Any], code: int
+) -> None:
+    with httpx.Client(base_url=mid.url, auth=httpx.DigestAuth("operator", "pass"), trust_env=False) as client:
+        answer = client.post(CGI, json={"apiVersion": "1.0", "method": method, "params": params})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (200, code) and held(mid).texts == {}
+
+
+async def test_a_restart_gives_overlays_new_numbers_from_0(ask: Ask, mid: Camera) -> None:
+    put(mid, "a", "b", "c")
+    held(mid).remove({"identity": 1})
+    mid.device.reboot(down=0.2, starting=0.1)
+    while not (mid.device.ready and mid.device.boots):
+        await asyncio.sleep(0.05)
+    assert [(one.identity, one.text) for one in only(await ask(mid)).overlays] == [(0, "a"), (1, "c")]
+    held(mid).add("text", {"camera": 1, "text": "d"})
+    assert sorted(held(mid).texts) == [0, 1, 2]
 
 
 # --- parsers ---------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -355,6 +356,34 @@ async def test_profiles_of_256_cameras_would_fit_by_leaving_lists_to_the_report(
         result = await ask(*three)
         assert result.report is not None and "profiles" in result.left_out
         assert [one.outcome for one in result.cameras] == [CameraOutcome.DONE] * 3
+
+
+# --- the simulated camera answers as devices do --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("create", {"streamProfile": [{"name": "a"}, {"name": "a"}]}, 2002), ("create", {"streamProfile": [{"name": "there"}]}, 2002),
+        ("create", {"streamProfile": [{}]}, 2003), ("create", {}, 2003), ("create", {"streamProfile": [{"name": "a b"}]}, 2004),
+        ("create", {"streamProfile": [{"name": f"p{number}"} for number in range(26)]}, 1000),
+        ("update", {"streamProfile": [{"name": "a"}]}, 2006), ("remove", {"streamProfileName": [{"name": "a"}]}, 2006),
+        ("list", {"streamProfileName": [{"name": "a"}]}, 2006), ("nothing", {}, 2005),
+    ],
+)  # fmt: skip
+def test_stream_profiles_have_their_own_error_codes(
+    mid: Camera, method: str, params: dict[str, Any], code: int
+) -> None:
+    add_profile(mid.device, "there", LOW)
+    with httpx.Client(base_url=mid.url, auth=httpx.DigestAuth("operator", "pass"), trust_env=False) as client:
+        answer = client.post(CGI, json={"apiVersion": "1.0", "method": method, "params": params})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (200, code) and list(stored(mid.device)) == ["there"]
+
+
+def test_without_profiles_the_answer_has_no_list(mid: Camera) -> None:
+    with httpx.Client(base_url=mid.url, auth=httpx.DigestAuth("viewer", "pass"), trust_env=False) as client:
+        asked = {"apiVersion": "1.0", "method": "list", "params": {"streamProfileName": []}}
+        assert client.post(CGI, json=asked).json()["data"] == {"maxProfiles": 26}
 
 
 # --- parsers ---------------------------------------------------------------------------------------------------------------
