@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.core.errors import Busy, Rejected, ToolError, Unreachable, Unsupported
 from tasks.core.log import run_logger
 from tasks.core.models import FileRef
+from tasks.network.probe._connection import SEGMENT_BYTES
 from tasks.network.vapix._recording import Recording, parse_time, refuse_failure, text, whole, wire_time
 from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
 from tasks.network.vapix._wire import Nonsense, said
@@ -204,7 +205,7 @@ async def export(camera: Camera, recording: Recording, terms: Terms, run: ToolRu
     What had come of a Matroska file, and of the last try in any case, is kept and named as partial.
 
     Raises:
-        Rejected: It would be larger than allowed, or the camera refuses it.
+        Rejected: It would be larger than allowed, or take longer, or the camera refuses it.
         Busy: The store has no room.
         Unreachable: It broke off each time; the message names the files that are kept.
         Nonsense: What came is no recording.
@@ -219,6 +220,7 @@ async def export(camera: Camera, recording: Recording, terms: Terms, run: ToolRu
             f"The export would have about {size:,} bytes, more than max_bytes ({terms.max_bytes:,}).",
             hint="Raise max_bytes, or export a shorter time: start and stop.",
         )
+    _check_time(size, terms, run)
     until = time.monotonic() + terms.max_seconds
     left, start = terms.max_bytes, terms.start
     now = done.estimate
@@ -250,6 +252,22 @@ async def export(camera: Camera, recording: Recording, terms: Terms, run: ToolRu
         run_logger().warning("The download of %s broke off: %s", recording.recording_id, problem.message)
     assert problem is not None
     raise _broken(problem, done)
+
+
+def bytes_per_second(run: ToolRun) -> int:
+    """How fast a download can be: our packets are counted, and every second segment received takes one to acknowledge it."""
+    packets = min(run.packets_per_second, run.policy.host_packets_per_second or run.packets_per_second)
+    return packets * 2 * SEGMENT_BYTES
+
+
+def _check_time(size: int | None, terms: Terms, run: ToolRun) -> None:
+    speed = bytes_per_second(run)
+    if size is not None and size > speed * terms.max_seconds:
+        raise Rejected(
+            f"The export would have about {size:,} bytes, and takes about {size / speed:,.0f} s at the {speed:,} bytes a second that the "
+            f"site's packet rates leave for it: more than max_seconds ({terms.max_seconds:g}).",
+            hint="Raise max_seconds, export a shorter time (start and stop), or raise the rate: signalbox policy rate RATE --host RATE",
+        )
 
 
 def _broken(problem: ToolError, done: Exported) -> ToolError:

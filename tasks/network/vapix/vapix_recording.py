@@ -263,17 +263,21 @@ async def vapix_recording(params: VapixRecording) -> RecordingResult:
     `export` and `remove` are at the level destroy and need approval: `confirm` is the target, a space, and the recording's id. Both name
     one recording; `all`, lists and wildcards are refused.
 
-    An export goes to the store as it comes, within `max_bytes`. What resuming really is: cameras offer no byte ranges for exports, but
-    times. A Matroska download that breaks off is kept under a name that says `partial`, and the next file is asked for from the last
-    moment that is whole in it; the files overlap by a key frame at most and together hold everything. An MP4 download is begun again. When
-    no attempt succeeds the error names the files that are kept and the `start` to go on with. An export that was cut by `max_bytes` or
-    `max_seconds` is a result, with `complete` false. The SHA-256 of each file is in its reference.
+    An export goes to the store as it comes, within `max_bytes`, and not faster than the policy's packet rates let it: 40 packets a second
+    to a host are 116 kB/s. One that could not be done in `max_seconds` is refused before it begins.
+
+    What resuming really is: cameras offer no byte ranges for exports, but times. A Matroska download that breaks off is kept under a name
+    that says `partial`, and the next file is asked for from the last moment that is whole in it; the files overlap by a key frame at most
+    and together hold everything. An MP4 download is begun again. When no attempt succeeds the error names the files that are kept and the
+    `start` to go on with. An export that was cut by `max_bytes` or `max_seconds` is a result, with `complete` false. The SHA-256 of each
+    file is in its reference.
 
     Raises:
         Unsupported: The (only) camera has no storage, or does not export, or not to this format.
         NotFound: It has no such recording.
         Conflict: The recording to be removed goes on.
-        Rejected: The export would be larger than `max_bytes`, the camera refuses it, or a removed recording is still there.
+        Rejected: The export would be larger than `max_bytes` or take longer than `max_seconds`; the camera refuses it; or a removed
+            recording is still there.
         InvalidParameters: `start` or `stop` are outside the recording.
         Busy: The store has no room.
         Unreachable: The download broke off each time.

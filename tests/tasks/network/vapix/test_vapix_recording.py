@@ -364,6 +364,17 @@ async def test_the_most_bytes_are_never_exceeded(ask: Ask, store: CaptureStore) 
     assert made.stopped_at is not None and NOON < made.stopped_at < NOON + timedelta(seconds=300)
 
 
+async def test_an_export_that_takes_longer_than_allowed_is_refused_before_it_begins(ask: Ask) -> None:
+    with cameras("mid") as [camera]:
+        recording = fresh(camera, 600, frame_bytes=10_000)  # 30 MB
+        policy = ProbePolicy(ceiling="destroy", host_packets_per_second=40)
+        with pytest.raises(
+            Rejected, match=r"about 259 s at the 115,840 bytes a second .*max_seconds \(60\).*policy rate"
+        ):
+            await ask(camera, action="export", policy=policy, max_seconds=60, **approved(camera, recording))
+        assert not camera.asked(EXPORT)
+
+
 async def test_the_most_seconds_end_a_download_and_what_came_is_kept(ask: Ask) -> None:
     with cameras("mid") as [camera]:
         recording = fresh(camera, 120)
