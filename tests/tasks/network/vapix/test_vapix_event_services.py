@@ -248,7 +248,7 @@ async def test_a_moment_can_start_a_rule(ask: Ask, mid: Camera) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"template": "com.axis.action.fixed.io.togle"}, "did you mean com.axis.action.fixed.io.toggle"),
+        ({"template": "com.axis.action.fixed.io.toggles"}, "did you mean com.axis.action.fixed.io.toggle"),
         ({"parameters": {"prot": "1"}}, "has no 'prot'; it has port, state, duration"),
         ({"conditions": [{"topic": "tns1:Device/tnsaxis:IO/VirtualInputs", "items": {"port": "1"}}]}, "did you mean"),
         ({"conditions": [{"topic": "tns1:VideoSource/tnsaxis:Tampering", "items": {"channel": "1"}}]}, "start_event"),
