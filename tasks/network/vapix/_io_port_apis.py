@@ -81,7 +81,8 @@ def parse_items(data: Mapping[str, Any]) -> list[Port]:
     Raises:
         Nonsense: It is not what such an answer looks like.
     """
-    items = data.get("items", [])
+    # Without ports there is no list, but their number.
+    items = data.get("items", [] if "numberOfPorts" in data else None)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise Nonsense("The device's list of ports is not one.")
     ports = {}
@@ -250,7 +251,7 @@ class PortCgi:
     ) -> None:
         output = (direction or port.direction) == "output"
         where = f"IOPort.I{port.port}"
-        values = {}
+        values: dict[str, str] = {}
         if direction is not None:
             values[f"{where}.Direction"] = direction
         if normal is not None:

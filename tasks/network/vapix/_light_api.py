@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,7 +101,7 @@ def parse_information(data: Mapping[str, Any]) -> list[Light]:
     Raises:
         Nonsense: It is not what such an answer looks like.
     """
-    items = data.get("items", [])
+    items = data.get("items")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise Nonsense("The device's list of lights is not one.")
     lights = []
@@ -187,7 +188,8 @@ class Lights:
 
     async def ask(self, method: str, light: str, **values: Any) -> dict[str, Any]:
         """Ask something of one light."""
-        return await self._camera.call(LIGHTCONTROL, method, {"lightID": light, **values}, meanings=MEANINGS)
+        answer = await self._camera.call(LIGHTCONTROL, method, {"lightID": light, **values}, meanings=MEANINGS)
+        return dict(answer)
 
     async def tell(self, method: str, light: str, **values: Any) -> None:
         """Change something of one light."""
@@ -220,19 +222,24 @@ class Lights:
         """Add the values that take a question each, as far as the light has them."""
         name, can = light.light, set(light.can)
         found: dict[str, Any] = {"lit": first_flag(await self.ask("getLightStatus", name))}
-        if can & {"manual_intensity", "individual_intensity"}:
-            found["intensities"] = parse_ranges(await self.ask("getValidIntensity", name))
-        if "manual_intensity" in can:
-            found["intensity"] = first_number(await self.ask("getManualIntensity", name))
-        if "current_intensity" in can:
-            found["current_intensity"] = first_number(await self.ask("getCurrentIntensity", name))
-        if "manual_angle" in can:
-            found["angles"] = parse_ranges(await self.ask("getValidAngleOfIllumination", name))
-            found["angle"] = first_number(await self.ask("getManualAngleOfIllumination", name))
-            found["current_angle"] = first_number(await self.ask("getCurrentAngleOfIllumination", name))
-        if "wavelength" in can:
-            found["wavelengths"] = parse_wavelengths(await self.ask("getValidIRWavelengths", name))
-            found["wavelength"] = first_number(await self.ask("getIRWavelength", name))
+        for ability, setting, method, read in _QUESTIONS:
+            if can & ability:
+                # Some say that a light has something, and then that it has not.
+                with suppress(Unsupported):
+                    found[setting] = read(await self.ask(method, name))
         if found["lit"] is None:
             found["lit"] = light.lit
         return light.model_copy(update=found)
+
+
+_QUESTIONS: tuple[tuple[set[str], str, str, Callable[[dict[str, Any]], Any]], ...] = (
+    ({"manual_intensity", "individual_intensity"}, "intensities", "getValidIntensity", parse_ranges),
+    ({"manual_intensity"}, "intensity", "getManualIntensity", first_number),
+    ({"current_intensity"}, "current_intensity", "getCurrentIntensity", first_number),
+    ({"manual_angle"}, "angles", "getValidAngleOfIllumination", parse_ranges),
+    ({"manual_angle"}, "angle", "getManualAngleOfIllumination", first_number),
+    ({"manual_angle"}, "current_angle", "getCurrentAngleOfIllumination", first_number),
+    ({"wavelength"}, "wavelengths", "getValidIRWavelengths", parse_wavelengths),
+    ({"wavelength"}, "wavelength", "getIRWavelength", first_number),
+)
+"""Which abilities call for which question: the field it fills, the method, and how its answer is read."""

@@ -524,7 +524,7 @@ _json = st.recursive(
 )
 
 
-@given(st.dictionaries(st.just("items"), _json))
+@given(st.dictionaries(st.sampled_from(["items", "numberOfPorts"]), _json))
 def test_whatever_getports_answers_is_read_or_refused(data: dict[str, Any]) -> None:
     try:
         ports = parse_items(data)

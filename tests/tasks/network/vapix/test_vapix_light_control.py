@@ -45,7 +45,7 @@ from tasks.network.vapix.vapix_light_control import (
 
 LIGHTCONTROL = "/axis-cgi/lightcontrol.cgi"
 SWITCHING = ("activate", "deactivate", "enable", "disable", "synchronize")
-READING = ("getServiceCapabilities", "getLightInformation", "getLightStatus", "getValidIntensity")
+READING = ("getLightInformation", "getValidIntensity")
 Ask = Callable[..., Awaitable[LightControl]]
 
 
@@ -332,7 +332,7 @@ async def test_a_lost_answer_is_not_sent_twice(camera: Camera, ask: Ask) -> None
 
 
 @pytest.mark.parametrize(
-    "kind", ["garbage", "truncate-json", "html", "empty", "both", "code-as-string", "404", "500", "503"]
+    "kind", ["garbage", "truncate-json", "html", "empty", "both", "neither", "code-as-string", "404", "500", "503"]
 )
 @pytest.mark.parametrize("method", READING)
 async def test_a_camera_that_answers_wrongly_is_not_told_anything(
@@ -342,6 +342,23 @@ async def test_a_camera_that_answers_wrongly_is_not_told_anything(
     with pytest.raises(ToolError) as caught:
         await ask(camera, action="intensity", intensity=5)
     assert str(caught.value) and PASSWORD not in str(caught.value) and told(camera) == []
+
+
+async def test_what_a_light_has_only_in_name_is_left_open(camera: Camera, ask: Ask) -> None:
+    no = Response.json({"apiVersion": "1.4", "method": "getCurrentIntensity", "error": {"code": 1001, "message": "no"}})
+    camera.device.faults.add(LIGHTCONTROL, Fault("answer", method="getCurrentIntensity", response=no))
+    light = (await ask(camera)).lights[0]
+    assert light.current_intensity is None and light.intensity == 1000
+
+
+async def test_without_capabilities_nothing_but_switching_is_offered(camera: Camera, ask: Ask) -> None:
+    nothing = Response.json({"apiVersion": "1.4", "method": "getServiceCapabilities", "data": {}})
+    camera.device.faults.add(
+        LIGHTCONTROL, Fault("answer", count=None, method="getServiceCapabilities", response=nothing)
+    )
+    with pytest.raises(Unsupported, match="has no manual intensity; it has: nothing of that kind"):
+        await ask(camera, action="intensity", intensity=5)
+    assert told(camera) == []
 
 
 async def test_without_a_range_no_intensity_is_sent(camera: Camera, ask: Ask) -> None:
