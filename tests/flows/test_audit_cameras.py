@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +150,22 @@ async def test_cameras_of_the_inventory_are_audited_all_or_by_tag(
         assert {row["serial"] for row in second.cameras} == {camera.device.serial for camera in three}
         with pytest.raises(NotFound, match="tag 'area:gate'"):
             await audit(tag="area:gate")
+
+
+async def test_a_camera_that_moved_and_was_updated_is_the_same_asset_and_people_hear_of_it_once(
+    prefect_server: str, inventory: Any, tmp_path: Path
+) -> None:
+    before = Device("mid", index=800, accounts=ACCOUNTS)
+    newer = dataclasses.replace(before.profile, firmware="11.11.999")
+    after = Device(newer, serial=before.serial, index=801, accounts=ACCOUNTS)
+    with cameras(before) as [old], wired(wiring(tmp_path)):
+        await audit(targets=[old.address], port=old.port, parts=[])
+    with cameras(Device("mid", index=802, accounts=ACCOUNTS), after) as [_, new], wired(wiring(tmp_path)):
+        _, first = await audit(targets=[new.address], port=new.port, parts=[])
+        _, again = await audit(targets=[new.address], port=new.port, parts=[])
+    assert {row["what"] for row in first.changes} >= {"firmware changed", "address added"}
+    assert "11.11.999" in first.text and again.changes == []
+    assert inventory("SELECT count(*) FROM asset") == [(1,)]
 
 
 @pytest.mark.parametrize(
