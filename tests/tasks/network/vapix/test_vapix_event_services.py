@@ -511,7 +511,7 @@ async def test_a_camera_without_the_services_is_unsupported(ask: Ask, mid: Camer
     ("kind", "error"),
     [
         ("hang", Unreachable),
-        ("close", ToolError),
+        ("close", Unreachable),
         ("reset", ToolError),
         ("truncate", ToolError),
         ("garbage", ToolError),
