@@ -1,0 +1,263 @@
+"""Many cameras at once: what each error becomes, who waits for whom, and what stays when there is too much of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lab.axis_camera import Camera as Simulated
+from lab.axis_camera import cameras
+from pydantic import Field
+
+from blocks.captures import CaptureStore
+from blocks.policy import ProbePolicy
+from tasks.core import registry
+from tasks.core import tool as kit
+from tasks.core.errors import (
+    Busy,
+    CommandFailed,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Rejected,
+    ToolError,
+    ToolTimeout,
+    Unanswered,
+    Unauthorized,
+    Unreachable,
+    Unsupported,
+    Untrusted,
+)
+from tasks.core.models import Safety, Service
+from tasks.core.redact import MOST_BYTES, json_size
+from tasks.core.run import FixedWiring, ToolRun, running, wired
+from tasks.network.vapix import _auth, _camera
+from tasks.network.vapix._camera import Camera
+from tasks.network.vapix._fleet import (
+    CameraEntry,
+    CameraOutcome,
+    CamerasResult,
+    Seen,
+    each_camera,
+    entry,
+    fitting,
+    only_one,
+    outcome_of,
+)
+from tasks.network.vapix._params import CameraParams, fleet_timeout
+from tasks.network.vapix._wire import Declined, DeviceId, Missing, NeedsSetup, Nonsense, NotReady
+
+FAST = ProbePolicy(host_packets_per_second=0, packets_per_second=100_000)
+Perform = Callable[..., Any]
+
+
+class Look(CameraParams):
+    """Parameters of a tool made here."""
+
+
+class Looked(CameraEntry):
+    """What it saw."""
+
+    words: list[str] = Field(default_factory=list, description="Words.")
+    number: int | None = Field(None, description="A number.")
+
+
+class LookResult(CamerasResult):
+    """What it returns."""
+
+    cameras: list[Looked] = Field(description="One entry for each camera.")
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_auth, "_refused", {})
+    monkeypatch.setattr(_camera, "_devices", {})
+
+
+@pytest.fixture
+def make_look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setattr(registry, "TOOLS", {})
+    monkeypatch.setattr(registry, "_NAMES", {})
+
+    def make(work: Callable[[Camera], Any], seconds: float = 30.0, timeout: float = 60.0) -> Any:
+        async def look(params: Look) -> LookResult:
+            """Look at cameras."""
+            seen = await each_camera(params, work, seconds=seconds)
+            return LookResult(cameras=[entry(Looked, one, number=one.value) for one in seen])
+
+        look.__annotations__ = {"params": Look, "return": LookResult}
+        return kit.tool(service=Service.NETWORK, safety=Safety.PROBE, timeout=timeout)(look)
+
+    return make
+
+
+@pytest.fixture
+def pair() -> Iterator[list[Simulated]]:
+    with cameras("mid", "mid") as both:
+        yield both
+
+
+def given(fleet: list[Simulated], **more: Any) -> dict[str, Any]:
+    return {"targets": [camera.address for camera in fleet], "credentials": "axis/yard", **more}
+
+
+def blocks(fleet: list[Simulated]) -> dict[str, Any]:
+    return {"axis/yard": fleet[0].block(scheme="http")}
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (Unreachable("x"), CameraOutcome.UNREACHABLE),
+        (Unanswered("x"), CameraOutcome.UNREACHABLE),
+        (Untrusted("x"), CameraOutcome.UNTRUSTED),
+        (Unauthorized("x"), CameraOutcome.UNAUTHORIZED),
+        (Forbidden("x"), CameraOutcome.FORBIDDEN),
+        (Unsupported("x"), CameraOutcome.UNSUPPORTED),
+        (Rejected("x"), CameraOutcome.REJECTED),
+        (Declined("x", code=7), CameraOutcome.REJECTED),
+        (Missing("x"), CameraOutcome.REJECTED),
+        (NotFound("x"), CameraOutcome.REJECTED),
+        (Busy("x"), CameraOutcome.BUSY),
+        (NotReady("x"), CameraOutcome.NOT_READY),
+        (NeedsSetup("x"), CameraOutcome.NEEDS_SETUP),
+        (Nonsense("x"), CameraOutcome.NONSENSE),
+        (ToolTimeout("x"), CameraOutcome.TIMED_OUT),
+        (Conflict("x"), CameraOutcome.FAILED),
+        (CommandFailed("x"), CameraOutcome.FAILED),
+    ],
+)
+async def test_each_error_is_an_outcome_of_several_and_the_error_of_one(
+    make_look: Callable[..., Any],
+    perform: Perform,
+    pair: list[Simulated],
+    error: ToolError,
+    outcome: CameraOutcome,
+) -> None:
+    async def work(camera: Camera) -> int:
+        if camera.asked == pair[0].address:
+            raise error
+        return 1
+
+    assert outcome_of(error) is outcome
+    tool = make_look(work)
+    result = await perform(tool, given(pair), blocks=blocks(pair), policy=FAST)
+    assert [one.outcome for one in result.cameras] == [outcome, CameraOutcome.DONE]
+    assert result.cameras[0].serial == pair[0].device.serial and result.cameras[1].number == 1
+    with pytest.raises(type(error)):
+        await perform(tool, given(pair[:1]), blocks=blocks(pair), policy=FAST)
+
+
+async def test_a_camera_that_takes_too_long_is_timed_out_and_let_go(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+) -> None:
+    async def work(camera: Camera) -> int:
+        await asyncio.sleep(60 if camera.asked == pair[0].address else 0)
+        return 1
+
+    tool = make_look(work, seconds=1.5)
+    result = await perform(tool, given(pair), blocks=blocks(pair), policy=FAST)
+    assert [one.outcome for one in result.cameras] == [CameraOutcome.TIMED_OUT, CameraOutcome.DONE]
+    with pytest.raises(ToolTimeout):
+        await perform(tool, given(pair[:1]), blocks=blocks(pair), policy=FAST)
+
+
+async def test_a_defect_of_ours_is_nobodys_outcome(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+) -> None:
+    async def work(camera: Camera) -> int:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
+
+
+async def test_cameras_do_not_wait_for_one_another_but_names_of_one_do(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+) -> None:
+    at_once: dict[str, int] = {}
+    most: dict[str, int] = {}
+
+    async def work(camera: Camera) -> int:
+        for key in ("all", camera.address):
+            at_once[key] = at_once.get(key, 0) + 1
+            most[key] = max(most.get(key, 0), at_once[key])
+        await asyncio.sleep(0.3)
+        for key in ("all", camera.address):
+            at_once[key] -= 1
+        return 1
+
+    await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
+    assert most["all"] == 2 and most[pair[0].address] == 1
+
+
+async def test_a_cancelled_run_gives_its_cameras_back(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+) -> None:
+    started = asyncio.Event()
+
+    async def work(camera: Camera) -> int:
+        started.set()
+        await asyncio.sleep(60)
+        return 1
+
+    running_tool = asyncio.ensure_future(perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST))
+    await asyncio.wait_for(started.wait(), 10)
+    running_tool.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running_tool
+
+    async def quick(camera: Camera) -> int:
+        return 2
+
+    began = time.monotonic()
+    result = await perform(make_look(quick), given(pair), blocks=blocks(pair), policy=FAST)
+    assert {one.number for one in result.cameras} == {2} and time.monotonic() - began < 8
+
+
+def test_approval_is_for_one_camera_and_names_it() -> None:
+    one = Look(targets=["gate-cam"], credentials="axis/yard")
+    several = Look(targets=["gate-cam", "yard-cam"], credentials="axis/yard")
+    assert (one.subject(), several.subject()) == ("gate-cam", "")
+    only_one(one, "moving")
+    with pytest.raises(ValueError, match="exactly one target, not 2"):
+        only_one(several, "moving")
+
+
+def test_deadlines_cover_a_whole_batch() -> None:
+    assert fleet_timeout(30) == 8 * 30 + 10 and fleet_timeout(30, 32) == 40
+
+
+async def test_256_entries_fit_with_an_outcome_each_and_the_whole_is_in_a_file(
+    make_look: Callable[..., Any], tmp_path: Any
+) -> None:
+    async def work(camera: Camera) -> int:
+        return 1
+
+    spec = make_look(work).spec
+    device = DeviceId("B8A44F7C1D20", "AXIS P3245-LVE", "11.11.150")
+    entries = [
+        entry(
+            Looked,
+            Seen(
+                f"10.20.{n // 200}.{n % 200}", f"10.20.{n // 200}.{n % 200}", CameraOutcome.DONE, "d" * 400, n, device
+            ),
+            words=["a word"] * 40,
+            number=n,
+        )
+        for n in range(256)
+    ]
+    store = CaptureStore(folder=tmp_path)
+    with wired(FixedWiring(captures=store)), running(ToolRun(spec=spec, site="default", policy=FAST)):
+        small = await fitting(LookResult(cameras=entries[:10]), ["words"])
+        assert small.report is None and small.left_out == [] and small.cameras[0].words
+        shown = await fitting(LookResult(cameras=entries), ["words"])
+    assert json_size(shown.model_dump(mode="json")) <= MOST_BYTES
+    assert [one.number for one in shown.cameras] == list(range(256)) and shown.left_out == ["words"]
+    assert {one.serial for one in shown.cameras} == {device.serial}
+    assert shown.report is not None
+    whole = LookResult.model_validate_json(store.path(shown.report.name).read_bytes())
+    assert whole.cameras == entries
