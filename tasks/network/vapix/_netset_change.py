@@ -473,6 +473,8 @@ def ipv4_setting(
         )
     fallback = [_address(old_address, subnet.prefixlen)]
     params: dict[str, Any] = {"deviceName": interface.name, "enabled": True}
+    if ipv4.link_local is not None:
+        params["linkLocalMode"] = ipv4.link_local  # said again, so that leaving it out resets nothing
     if dhcp:
         params |= {"configurationMode": "dhcp", "staticAddressConfigurations": fallback, "useStaticDHCPFallback": True}
         params |= {"staticDefaultRouter": present} if present is not None and _inside(present, str(subnet)) else {}
