@@ -93,7 +93,7 @@ def introduction(camera: Listening, account: Account) -> list[str]:
         "--scheme",
         "http",
     ]
-    tool = ["signalbox", "tool", "run", "vapix_device_info", "--targets", camera.host, "--credentials", "axis/demo"]
+    tool = ["signalbox", "tool", "run", "vapix_device_info", "--target", camera.host, "--credentials", "axis/demo"]
     lines += [
         "",
         "Try, in another terminal (signalbox up first):",

@@ -265,14 +265,33 @@ def test_nonsense_instead_of_http_is_a_400(mid: Camera) -> None:
 
 def test_more_than_twenty_failures_in_a_second_block_the_client_for_a_while(fresh: Callable[..., Camera]) -> None:
     camera = fresh("mid")
-    camera.device.throttle.period = 0.5
+    camera.device.throttle.period = 3.0
+    camera.device.throttle.interval = 30.0  # a second is over soon on a busy machine
     header = digest(camera, "GET", WHO, password="wrong")
     with httpx.Client(base_url=camera.url, headers={"Authorization": header}, trust_env=False) as client:
         statuses = [client.get(WHO).status_code for _ in range(25)]
     assert statuses[:20] == [401] * 20 and statuses[-1] == 403
     assert Client(camera).get(WHO).status_code == 403  # right credentials too
-    time.sleep(0.6)
+    time.sleep(3.1)
     assert Client(camera).get(WHO).status_code == 200
+
+
+def test_a_blocked_client_can_get_a_503_or_a_reset(fresh: Callable[..., Camera]) -> None:
+    camera = fresh("mid")
+    client = Client(camera)
+    for _ in range(21):
+        camera.device.throttle.failed(client_address(camera))
+    camera.device.throttle.answer = 503
+    assert client.get(WHO).status_code == 503
+    camera.device.throttle.answer = "reset"
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+        client.get(WHO)
+
+
+def client_address(camera: Camera) -> str:
+    """The address the camera sees us come from."""
+    Client(camera, None).get("/")
+    return camera.requests[-1].client
 
 
 def test_the_guard_forgets_failures_older_than_its_interval() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import socket
@@ -11,7 +12,11 @@ import sys
 import httpx
 import pytest
 
+from blocks.axis import AxisCredentials
 from deployments.cli import main
+from deployments.demo.axis_camera import Device, Listening
+from deployments.demo.camera import introduction
+from tasks.network.vapix.vapix_device_info import VapixDeviceInfo
 
 COMMAND = [sys.executable, "-c", "import sys; from deployments.cli import main; sys.exit(main())", "demo", "camera"]
 
@@ -60,6 +65,23 @@ def test_it_says_where_it_is_and_what_to_try_and_ends_with_ctrl_c(profile: str) 
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+async def test_the_commands_it_names_are_ones_that_work() -> None:
+    """The options of the block and of the tool are theirs: what is printed is made of nothing else."""
+    device = Device("ptz")
+    account = next(iter(device.auth.accounts.values()))
+    async with Listening(device, https_port=None, rtsp_port=None) as camera:
+        block, tool = (
+            line.split() for line in introduction(camera, account) if "signalbox" in line and "axis/demo" in line
+        )
+        made = dict(itertools.pairwise(block[block.index("axis/demo") + 1 :]))
+        fields = {name[2:].replace("-", "_"): value for name, value in made.items() if name.startswith("--")}
+        credentials = AxisCredentials(**fields | {"password": block[1]})  # type: ignore[arg-type]
+        assert credentials.port_of() == camera.port and credentials.scheme == "http"
+        given = dict(itertools.pairwise(tool[4:]))
+        params = VapixDeviceInfo(targets=[given["--target"]], credentials=given["--credentials"])
+        assert params.targets == [camera.host]
 
 
 def test_a_port_that_is_taken_is_said_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
