@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.core.errors import Rejected, Unsupported
+from tasks.core.errors import Forbidden, Rejected, Unsupported
 from tasks.network.vapix._imaging_change import (
     ALREADY,
     Change,
@@ -142,6 +142,7 @@ class State:
         configuration: What that has, by our names.
         lacks: Our names of what that cannot.
         irpass: Whether its night filter can pass infrared only.
+        hidden: Why `daynight.cgi`, which the camera lists, could not be read.
     """
 
     values: dict[str, str]
@@ -154,6 +155,7 @@ class State:
     configuration: dict[str, Any] = field(default_factory=dict)
     lacks: frozenset[str] = frozenset()
     irpass: bool = False
+    hidden: Forbidden | Unsupported | None = None
 
     @property
     def api(self) -> str:
@@ -208,7 +210,13 @@ class Sight:
         if f"{self._fixed}.ShiftLevel" in values:
             state.level = f"{self._fixed}.ShiftLevel"
         if capabilities.has("daynight"):
-            await self._look_by_api(state)
+            try:
+                await self._look_by_api(state)
+            except (Forbidden, Unsupported) as error:
+                # The filter is among the parameters all the same: what is there is told.
+                if state.filter is None:
+                    raise
+                state.hidden = error
         if state.filter is None and capabilities.flag("Properties.PTZ.PTZ"):
             # A list of commands, a line each: the only way to know whether ptz.cgi moves a filter.
             listed = await self._camera.text(PTZ, {"info": "1", "camera": str(self._channel + 1)})
@@ -273,6 +281,8 @@ class Sight:
             parameters.append(Wanted("ir_cut_filter", state.filter, state.words[vision]))
         if not state.offered and state.level is not None and "day_night_shift_level" in rest:
             parameters.append(Wanted("day_night_shift_level", state.level, str(rest.pop("day_night_shift_level"))))
+        if rest and state.hidden is not None:
+            raise state.hidden
         for name, value in rest.items():
             if not state.offered or name in state.lacks or (value == "irpass" and not state.irpass):
                 raise _cannot("night_filter irpass" if value == "irpass" else name, state)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import Rejected, Unanswered, Unsupported
 from tasks.network.vapix._fleet import CameraOutcome
+from tasks.network.vapix._wire import Nonsense
 
 if TYPE_CHECKING:
     from tasks.network.vapix._camera import Camera
@@ -179,18 +180,21 @@ async def change_parameters(
     pending = {one.parameter: one.value for one in wanted if not same(before.get(one.parameter), one.value)}
     if not pending:
         return Written([_change(one, before, before) for one in wanted], notes=["It was so already; nothing was sent."])
-    said: str | None = None
+    refusal: Rejected | Nonsense | None = None
     try:
         await camera.set_parameters(pending)
-    except Rejected as error:
-        said = error.message
+    except (Rejected, Nonsense) as error:
+        # Some of it may hold all the same: each parameter of a request stands alone.
+        refusal = error
     except Unanswered as error:
         undo = ", ".join(f"{one.setting}={before.get(one.parameter)}" for one in wanted)
         raise Unanswered(error.message, hint=f"It may have arrived. Values before: {undo}.") from None
     after = await camera.parameters(*groups)
     changes = [_change(one, before, after) for one in wanted]
-    if said is not None and not any(after.get(name) != before.get(name) for name in pending):
-        raise Rejected(said, hint="Nothing was changed.")
+    if refusal is not None and not any(after.get(name) != before.get(name) for name in pending):
+        refusal.hint = refusal.hint or "Nothing was changed."
+        raise refusal
+    said = refusal.message if refusal is not None else None
     asked = {one.parameter for one in wanted}
     along = [
         Change(setting=names[name], parameter=name, before=before[name], asked=None, after=after.get(name))

@@ -164,6 +164,8 @@ def _entry(seen: Seen[_Outcome]) -> DayNight:
         "settable": state.settable,
         **state.shown,
     }
+    if state.hidden is not None:
+        fields["notes"] = [f"daynight.cgi could not be read: {state.hidden.message}"]
     if written is not None:
         fields |= verdict(written, seen.detail)
     return entry(DayNight, seen, **fields)

@@ -26,7 +26,7 @@ from tasks.network.vapix._imaging_change import Change, Written, judged, summary
 from tasks.network.vapix._io_port_apis import Port, PortCgi, PortManagement, Ports, Word, pick
 from tasks.network.vapix._io_virtual import VirtualInput, switch_virtual
 from tasks.network.vapix._params import CameraParams, fleet_timeout
-from tasks.network.vapix._wire import said
+from tasks.network.vapix._wire import Nonsense, said
 
 CAMERA_SECONDS = 90.0
 TIMEOUT_SECONDS = fleet_timeout(CAMERA_SECONDS)
@@ -247,10 +247,19 @@ async def _set(camera: Camera, params: VapixIoPorts) -> _Outcome:
     assert params.state is not None
     api = await _api(camera)
     before = _output(await _chosen(api, params))
-    await api.switch(before, params.state)
+    unclear: Nonsense | None = None
+    try:
+        await api.switch(before, params.state)
+    except Nonsense as error:
+        unclear = error
     after = pick(await api.every(), before.port)
     written = judged(_moved(before, after, params.state))
-    return _Outcome(api.api, [after], written.changes, refused=written.refused, notes=written.notes)
+    notes = list(written.notes)
+    if unclear is not None:
+        if written.refused is not None:
+            raise unclear
+        notes.append(f"{unclear.message} The port was read all the same.")
+    return _Outcome(api.api, [after], written.changes, refused=written.refused, notes=notes)
 
 
 def _moved(before: Port, after: Port, word: Word) -> list[Change]:

@@ -201,9 +201,10 @@ async def test_the_errors_of_daynight_cgi_are_read_whatever_their_http_status(
     code: int, status: int, kind: type[ToolError], newest: Camera, ask: Ask
 ) -> None:
     body = {"apiVersion": "1.2", "method": "getCapabilities", "error": {"code": code, "message": "no"}}
-    newest.device.faults.add(DAYNIGHT, Fault("answer", response=Response.json(body, status)))
+    newest.device.faults.add(DAYNIGHT, Fault("answer", count=None, response=Response.json(body, status)))
     with pytest.raises(kind) as caught:
-        await ask(newest)
+        await ask(newest, action="set", ir_cut_filter="night", night_day_shift_level=9)
+    assert updates(newest) == []
     assert not isinstance(caught.value, Busy) or code == 1100
 
 
@@ -256,8 +257,11 @@ async def test_levels_are_kept(camera: Camera, newest: Camera, ask: Ask) -> None
     with pytest.raises(Forbidden):
         await ask(camera, "viewer", action="set", ir_cut_filter="day")
     assert (await ask(camera, "operator", action="set", ir_cut_filter="day")).outcome == "done"
+    shown = await ask(newest, "viewer")
+    assert shown.ir_cut_filter == "auto" and shown.day_night_dwell_time is None, "daynight.cgi is for operators"
+    assert shown.notes[0].startswith("daynight.cgi could not be read")
     with pytest.raises(Forbidden):
-        await ask(newest, "viewer")
+        await ask(newest, "viewer", action="set", day_night_dwell_time=9)
     with pytest.raises(Unauthorized):
         await ask(newest, "operator", "wrong")
 

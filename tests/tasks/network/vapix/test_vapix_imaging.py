@@ -234,6 +234,20 @@ async def test_an_answer_that_is_lost_while_writing_is_not_sent_twice_and_the_ol
     assert camera.device.params.get(f"{SENSOR}.Brightness") == "60"
 
 
+@pytest.mark.parametrize("effect", [True, False])
+async def test_an_answer_to_a_change_that_says_nothing_is_settled_by_reading_back(
+    effect: bool, camera: Camera, ask: Ask
+) -> None:
+    camera.device.faults.add(PARAM, Fault("html", effect=effect, method="POST"))
+    if not effect:
+        with pytest.raises(Nonsense, match="Nothing was changed"):
+            await ask(camera, action="set", brightness=60)
+        return
+    entry = await ask(camera, action="set", brightness=60)
+    assert entry.outcome == "rejected" and "does not say whether it took that" in str(entry.detail)
+    assert values(entry) == {"brightness": ("50", "60")}
+
+
 async def test_hostile_words_of_a_device_are_cut_and_lose_their_control_characters(camera: Camera, ask: Ask) -> None:
     camera.device.params.set(f"{SENSOR}.AspectRatio", "x\x7f\x9b31m" + "A" * 5000)
     shown = (await ask(camera)).others[f"{SENSOR}.AspectRatio"]

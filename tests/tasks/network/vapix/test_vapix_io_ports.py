@@ -213,6 +213,19 @@ async def test_an_output_that_does_not_follow_is_found_out_by_reading_back(camer
     )
 
 
+@pytest.mark.parametrize("effect", [True, False])
+async def test_an_answer_that_says_nothing_is_settled_by_reading_the_port(
+    effect: bool, camera: Camera, ask: Ask
+) -> None:
+    camera.device.faults.add(MANAGEMENT, Fault("html", effect=effect, method="setPorts"))
+    if not effect:
+        with pytest.raises(Nonsense, match="web page"):
+            await ask(camera, action="set", io_port=2, state="active")
+        return
+    entry = await ask(camera, action="set", io_port=2, state="active")
+    assert entry.outcome == "done" and one(entry).active and "web page" in entry.notes[0]
+
+
 async def test_an_output_that_the_camera_does_not_explain_is_switched_by_its_circuit_only(
     camera: Camera, ask: Ask
 ) -> None:
@@ -486,6 +499,24 @@ async def test_a_camera_reports_errors_of_its_port_apis_as_devices_do(camera: Ca
         check = await client.get(f"{camera.https_url}{PORT_CGI}", params={"checkdirection": "1,3"})
         assert check.text == "port1=input\nport3=output\n"
         assert (await client.get(f"{camera.https_url}{PORT_CGI}", params={"action": "9:/"})).text.startswith("Error:")
+
+
+async def test_the_axis_library_reads_and_works_the_simulated_ports(camera: Camera) -> None:
+    import httpx
+    from axis.device import AxisDevice
+    from axis.models.configuration import Configuration
+
+    camera.device.params.set("Network.HTTP.AuthenticationPolicy", "digest")
+    async with httpx.AsyncClient() as client:
+        device = AxisDevice(Configuration(client, camera.address, username="root", password=PASSWORD, port=camera.port))
+        ports = await device.vapix.io_port_management.get_ports()
+        assert [(ports[key].direction, ports[key].name) for key in sorted(ports)][2] == ("output", "Output 3")
+        await device.vapix.port_cgi.update()
+        # What the library calls close makes an output active: its circuit is open at rest.
+        await device.vapix.port_cgi.close("2")
+        assert terminals(camera).circuits[2] == "closed"
+        await device.vapix.port_cgi.open("2")
+        assert terminals(camera).circuits[2] == "open"
 
 
 async def test_the_monitor_of_port_cgi_tells_changes_as_they_come(camera: Camera) -> None:
