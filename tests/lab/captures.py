@@ -252,6 +252,44 @@ def as_gre_ethernet(capture: Capture) -> Capture:
     return capture.mapped(lambda frame: ethernet(ip("2001:db8::1", "2001:db8::2", 47, b"\x00\x00\x65\x58" + frame)))
 
 
+def as_vxlan(capture: Capture) -> Capture:
+    """In VXLAN (RFC 7348)."""
+    head = struct.pack(">II", 0x08 << 24, 77 << 8)
+    return capture.mapped(lambda frame: udp("192.0.2.1", 51_000, "192.0.2.2", 4789, head + frame))
+
+
+def as_geneve(capture: Capture) -> Capture:
+    """In Geneve with an option, Ethernet frames inside (RFC 8926), over IPv6."""
+    head = struct.pack(">BBHIHBB", 1, 0, 0x6558, 77 << 8, 0x0102, 3, 0)
+    return capture.mapped(lambda frame: udp("2001:db8::1", 51_000, "2001:db8::2", 6081, head + frame))
+
+
+def as_geneve_ip(capture: Capture) -> Capture:
+    """In Geneve without options, IP right inside."""
+    return capture.mapped(
+        lambda frame: udp("192.0.2.1", 51_000, "192.0.2.2", 6081, b"\0\0" + _kind(frame) + b"\0\0\x4d\0" + frame[14:])
+    )
+
+
+def as_gtp(capture: Capture) -> Capture:
+    """In GTP-U with a sequence number and a PDU session container (TS 29.281, TS 38.415)."""
+
+    def wrap(frame: bytes) -> bytes:
+        more = bytes.fromhex("0001 00 85 01000900") + frame[14:]
+        return udp("192.0.2.1", 2152, "192.0.2.2", 2152, struct.pack(">BBHI", 0x36, 0xFF, len(more), 0xABCD) + more)
+
+    return capture.mapped(wrap)
+
+
+def as_plain_gtp(capture: Capture) -> Capture:
+    """In GTP-U with nothing but a tunnel's name."""
+    return capture.mapped(
+        lambda frame: udp(
+            "192.0.2.1", 2152, "192.0.2.2", 2152, struct.pack(">BBHI", 0x30, 0xFF, len(frame) - 14, 0xABCD) + frame[14:]
+        )
+    )
+
+
 def as_ip_in_ip(capture: Capture) -> Capture:
     """In IPv4 once more (RFC 2003, RFC 4213)."""
     return capture.mapped(
@@ -439,6 +477,11 @@ VARIANTS: dict[str, Callable[[Capture, Path], Path]] = {
     "snap": lambda capture, path: write_pcap(as_snap(capture), path),
     "gre": lambda capture, path: write_pcap(as_gre(capture), path),
     "gre-ethernet": lambda capture, path: write_pcap(as_gre_ethernet(capture), path),
+    "vxlan": lambda capture, path: write_pcap(as_vxlan(capture), path),
+    "geneve": lambda capture, path: write_pcap(as_geneve(capture), path),
+    "geneve-ip": lambda capture, path: write_pcap(as_geneve_ip(capture), path),
+    "gtp": lambda capture, path: write_pcap(as_gtp(capture), path),
+    "gtp-plain": lambda capture, path: write_pcap(as_plain_gtp(capture), path),
     "ip-in-ip": lambda capture, path: write_pcap(as_ip_in_ip(capture), path),
     "cooked": lambda capture, path: write_pcap(as_cooked(capture), path),
     "cooked-2": lambda capture, path: write_pcap(as_cooked_2(capture), path),

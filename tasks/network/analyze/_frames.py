@@ -1,7 +1,8 @@
 """Turns a capture into columns of header fields, for all packets of a piece at once.
 
-A packet's innermost IP header is the one that counts: VLAN tags, PPPoE, MPLS, GRE and IP in IP are looked through. Fragments of a
-datagram are put together, and the frame that completes it stands for it, as in Wireshark; the others have neither ports nor payload.
+A packet's innermost IP header is the one that counts: VLAN tags, PPPoE, MPLS, GRE, IP in IP, VXLAN, Geneve and GTP-U are looked through.
+Fragments of a datagram are put together, and the frame that completes it stands for it, as in Wireshark; the others have neither ports nor
+payload.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tasks.core.words import count
 from tasks.network.analyze._ip import TCP, UDP, walk
 from tasks.network.analyze._layers import Cursor, Layer, Problem, Words
 from tasks.network.analyze._reassembly import Fragments
@@ -197,10 +199,10 @@ def read_frames(path: str | Path, selection: Selection = ALL, counts: Counts | N
 def decode(records: Records, fragments: Fragments) -> Frames:
     """Read the headers of all packets of a piece."""
     cursor = walk(records, fragments)
-    count = len(records.start)
+    rows_in_all = len(records.start)
 
     def column(value: int) -> Ints:
-        return np.full(count, value, np.int64)
+        return np.full(rows_in_all, value, np.int64)
 
     frames = Frames(
         cursor.data, records.number, records.time_ns, records.wire, records.captured, records.start, cursor.kind,
@@ -303,20 +305,22 @@ class _Tally:
         """What to tell."""
         for link, many in sorted(self.links.items()):
             name = _LINK_NAMES.get(link)
-            yield f"{many} packets are of link type {link}{f' ({name})' if name else ''}, whose headers are not read here."
+            packets = count(many, "packet is", "packets are")
+            yield f"{packets} of link type {link}{f' ({name})' if name else ''}, whose headers are not read here."
         if self.cut:
-            yield f"{self.cut} packets hold less than their headers: the snap length was too small."
+            packets = count(self.cut, "packet holds less than its headers", "packets hold less than their headers")
+            yield f"{packets}: the snap length was too small."
         if self.malformed:
-            yield f"{self.malformed} packets have headers that contradict themselves."
+            yield f"{count(self.malformed, 'packet has', 'packets have')} headers that contradict themselves."
         if self.deep:
-            yield f"{self.deep} packets have more layers than are read here."
+            yield f"{count(self.deep, 'packet has', 'packets have')} more layers than are read here."
         if self.hidden:
-            yield f"{self.hidden} packets are encrypted by IPsec; what is inside is not known."
+            yield f"{count(self.hidden, 'packet is', 'packets are')} encrypted by IPsec; what is inside is not known."
         for name, many in self.tunnels.items():
             if many:
-                yield f"{many} packets look like {name} tunnels, which are not opened here."
+                yield f"{count(many, 'packet')} to the port of {name} tunnels could not be opened: what is inside is no IP."
         if left := len(fragments.pending) + fragments.given_up:
-            yield f"{left} fragmented datagrams are not whole in the capture."
+            yield f"{count(left, 'fragmented datagram is', 'fragmented datagrams are')} not whole in the capture."
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Reads IPv4 and IPv6 headers of many packets at once, and what IP is wrapped in once more: GRE and IP in IP."""
+"""Reads IPv4 and IPv6 headers of many packets at once, and what IP is wrapped in once more: GRE, IP in IP, VXLAN, Geneve, GTP-U."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from tasks.network.analyze._layers import (
     IPV4,
     IPV6,
     LINKS,
+    MPLS,
     PPP,
+    PPPOE,
     TEB,
     UNKNOWN,
+    VLANS,
     Cursor,
     Layer,
     Problem,
@@ -24,6 +27,8 @@ from tasks.network.analyze._records import Ints, Mask, Records
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _GRE, _IP_IN_IP, _IPV6_IN_IP, _FRAGMENT, _AUTHENTICATION = 47, 4, 41, 44, 51
+_VXLAN, _GENEVE, _GTP = 4789, 6081, 2152
+"""UDP ports (IANA), the destination's."""
 _EXTENSIONS: Final = np.zeros(256, np.bool_)
 _EXTENSIONS[[0, 43, 44, 51, 60, 135, 139, 140]] = True
 """IPv6 extension headers (IANA's list); 50, encryption, hides what follows."""
@@ -186,19 +191,102 @@ def _assemble(cursor: Cursor, rows: Ints, offset: Ints, more: Mask, name: Ints, 
 
 
 def _tunnels(cursor: Cursor, rows: Ints) -> Ints:
-    """Open GRE and IP in IP; returns those rows. The others are at their transport header."""
+    """Open GRE, IP in IP, and the tunnels in UDP; returns those rows. The others are at their transport header."""
     protocol = cursor.protocol[rows]
     again = (protocol == _GRE) | (protocol == _IP_IN_IP) | (protocol == _IPV6_IN_IP)
     cursor.ready[rows] = True
+    in_udp = _udp_tunnels(cursor, rows[protocol == UDP])
     if not again.any():
-        return rows[:0]
+        return in_udp
     rows, protocol = rows[again], protocol[again]
     cursor.ready[rows] = False
     direct = protocol != _GRE
     cursor.layers[rows[direct]] |= Layer.TUNNEL
     cursor.kind[rows[direct]] = np.where(protocol[direct] == _IP_IN_IP, IPV4, IPV6)
     inside = _gre(cursor, rows[~direct])
-    return np.concatenate([rows[direct], inside])
+    return np.concatenate([rows[direct], inside, in_udp])
+
+
+def _udp_tunnels(cursor: Cursor, rows: Ints) -> Ints:
+    """Open VXLAN, Geneve and GTP-U, told by their ports; returns the rows that have IP inside. The others stay what they are: UDP.
+
+    Costs a look at the port of each datagram, and no more where there is no tunnel.
+    """
+    port = cursor.number(cursor.at[rows] + 2, ">u2")
+    maybe = (port == _VXLAN) | (port == _GENEVE) | (port == _GTP)
+    if not maybe.any():
+        return rows[:0]
+    rows, port = rows[maybe], port[maybe]
+    # A part of a datagram is no tunnel's packet, and neither is what has no room for both headers.
+    kept = cursor.at[rows] + 16 < cursor.end[rows]
+    kept &= cursor.layers[rows] & (Layer.FRAGMENT | Layer.ASSEMBLED) != Layer.FRAGMENT
+    rows, port = rows[kept], port[kept]
+    inside = []
+    for number, layer, look in (
+        (_VXLAN, Layer.VXLAN, _vxlan),
+        (_GENEVE, Layer.GENEVE, _geneve),
+        (_GTP, Layer.GTP, _gtp),
+    ):
+        some = rows[port == number]
+        if not len(some):
+            continue
+        at, kind = look(cursor, cursor.at[some] + 8, cursor.end[some])
+        opened = _carries_ip(cursor, at, kind, cursor.end[some])
+        some, at, kind = some[opened], at[opened], kind[opened]
+        length = cursor.number(cursor.at[some] + 4, ">u2")
+        claimed = np.where(
+            length >= 16, np.minimum(cursor.at[some] + length, cursor.claimed[some]), cursor.claimed[some]
+        )
+        cursor.claimed[some], cursor.end[some] = claimed, np.minimum(cursor.end[some], claimed)
+        cursor.at[some] = at
+        cursor.kind[some] = np.where(kind == TEB, ETHERNET_AGAIN, kind)
+        cursor.layers[some] |= layer
+        cursor.ready[some] = False
+        inside.append(some)
+    return np.concatenate(inside) if inside else rows[:0]
+
+
+def _carries_ip(cursor: Cursor, at: Ints, kind: Ints, end: Ints) -> Mask:
+    """Which tunnels have IP inside, in an Ethernet frame or not. ARP and the like say nothing about conversations."""
+    framed = kind == TEB
+    inner = np.where(framed & (at + 14 <= end), cursor.number(at + 12, ">u2"), kind)
+    mask: Mask = np.isin(inner, (IPV4, IPV6, PPPOE, *VLANS, *MPLS)) & (at < end)
+    return mask
+
+
+def _vxlan(cursor: Cursor, at: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """VXLAN (RFC 7348): eight bytes, then an Ethernet frame. Returns where that begins, and its kind; -1 where it is none."""
+    named = cursor.data[at] & 0x08 != 0
+    return at + 8, np.where(named, TEB, UNKNOWN)
+
+
+def _geneve(cursor: Cursor, at: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Geneve (RFC 8926): eight bytes and options, then what an Ethernet type says."""
+    first = cursor.data[at].astype(np.int64)
+    kind = cursor.number(at + 2, ">u2")
+    known = (first >> 6 == 0) & ((kind == TEB) | (kind == IPV4) | (kind == IPV6))
+    return at + 8 + (first & 63) * 4, np.where(known, kind, UNKNOWN)
+
+
+def _gtp(cursor: Cursor, at: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """GTP-U version 1 (TS 29.281): a G-PDU's header, its extension headers, then an IP packet."""
+    flags = cursor.data[at].astype(np.int64)
+    good = (flags >> 4 == 0b0011) & (cursor.data[at + 1] == 0xFF)
+    longer = flags & 7 != 0  # any of sequence number, N-PDU number and extension header makes room for all three
+    after = at + np.where(longer, 12, 8)
+    following = np.where(longer & (flags & 4 != 0) & (at + 12 <= end), cursor.number(at + 11, "u1"), 0)
+    for _ in range(MOST_EXTENSIONS):
+        more = good & (following != 0)
+        if not more.any():
+            break
+        units = cursor.number(after, "u1")
+        good &= ~more | ((units > 0) & (after + units * 4 <= end))
+        more &= good
+        after = np.where(more, after + units * 4, after)
+        following = np.where(more, cursor.number(after - 1, "u1"), following)
+    good &= following * good == 0
+    version = np.where(after < end, cursor.number(after, "u1") >> 4, 0)
+    return after, np.where(good & (version == 4), IPV4, np.where(good & (version == 6), IPV6, UNKNOWN))
 
 
 def _gre(cursor: Cursor, rows: Ints) -> Ints:

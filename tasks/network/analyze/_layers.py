@@ -18,7 +18,7 @@ IPV4, IPV6, ARP, TEB = 0x0800, 0x86DD, 0x0806, 0x6558
 VLANS: Final = (0x8100, 0x88A8, 0x9100)
 PPPOE, MPLS, PPP, LLC = 0x8864, (0x8847, 0x8848), 0x880B, 0x0004
 ETHERNET_AGAIN: Final = -2
-"""Not an Ethernet type: an Ethernet header comes next (inside GRE)."""
+"""Not an Ethernet type: an Ethernet header comes next (inside GRE, VXLAN, Geneve)."""
 UNKNOWN: Final = -1
 MOST_SHIMS: Final = 8
 
@@ -34,6 +34,9 @@ class Layer(IntFlag):
     FRAGMENT = 32  # a part of a datagram
     ASSEMBLED = 64  # the part that completed it: the row has the whole datagram's headers
     LLC = 128
+    VXLAN = 256
+    GENEVE = 512
+    GTP = 1024
 
 
 class Problem(IntEnum):

@@ -119,7 +119,9 @@ class _Summary:
         self._tally("ethernet type", np.where(frames.version > 0, -1, frames.kind), wire)
         self._tally("ip", frames.version, wire)
         self._tally("transport", frames.protocol, wire)
-        for layer in (Layer.VLAN, Layer.PPPOE, Layer.MPLS, Layer.GRE, Layer.TUNNEL, Layer.FRAGMENT):
+        for layer in Layer:
+            if layer in (Layer.ASSEMBLED, Layer.LLC):
+                continue
             mask = frames.layers & layer != 0
             if mask.any():
                 self._tally("layer", np.where(mask, int(layer), -1), wire)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,15 @@ from lab.captures import (
     Packet,
     as_cooked_2,
     as_fragments,
+    as_geneve,
+    as_geneve_ip,
     as_gre,
+    as_gtp,
     as_ip_in_ip,
     as_qinq,
     as_raw_ip,
     as_vlan,
+    as_vxlan,
     cut,
     ethernet,
     ip,
@@ -135,7 +140,7 @@ def test_tunnelled_fragments_of_fragments_are_put_together(tmp_path: Path) -> No
 def test_a_missing_fragment_is_noted_and_memory_stays_bounded(tmp_path: Path) -> None:
     capture = as_fragments(Capture([Packet(NOON_NS, udp("10.0.0.1", 9, "10.0.0.2", 53, bytes(2000)))]), 512)
     path = write_pcap(Capture(capture.packets[:-1]), tmp_path / "f.pcap")
-    assert rows_of(path) == [] and read(path)[1].notes == ["1 fragmented datagrams are not whole in the capture."]
+    assert rows_of(path) == [] and read(path)[1].notes == ["1 fragmented datagram is not whole in the capture."]
     fragments = Fragments()
     for number in range(MOST_DATAGRAMS + 500):
         assert fragments.add((number,), 0, True, bytes(1400)) is None
@@ -238,9 +243,9 @@ def test_what_is_hidden_or_not_opened_is_noted(tmp_path: Path) -> None:
         Packet(NOON_NS, ethernet(b"\x45\x00\x00\x05" + bytes(30), 0x0800)),
     ]
     assert read(write_pcap(Capture(packets), tmp_path / "a.pcap"))[1].notes == [
-        "1 packets have headers that contradict themselves.",
-        "1 packets are encrypted by IPsec; what is inside is not known.",
-        "1 packets look like VXLAN tunnels, which are not opened here.",
+        "1 packet has headers that contradict themselves.",
+        "1 packet is encrypted by IPsec; what is inside is not known.",
+        "1 packet to the port of VXLAN tunnels could not be opened: what is inside is no IP.",
     ]
 
 
@@ -252,7 +257,7 @@ def test_endless_wrapping_ends(tmp_path: Path) -> None:
         tunnels = tunnels.mapped(lambda packet: ip("10.0.0.1", "10.0.0.2", 4, packet), RAW)
     for deep in (tags, tunnels):
         _, counts = read(write_pcap(deep, tmp_path / "a.pcap"))
-        assert counts.notes == ["1 packets have more layers than are read here."] and counts.unreadable == 1
+        assert counts.notes == ["1 packet has more layers than are read here."] and counts.unreadable == 1
 
 
 def test_a_snap_length_leaves_the_lengths_as_they_were_on_the_wire(tmp_path: Path) -> None:
@@ -304,3 +309,95 @@ def test_mutated_captures_are_read_without_a_crash(seed: int, tmp_path: Path) ->
         )
         assert (piece.payload + piece.payload_length <= len(piece.data)).all()
     assert counts.packets <= len(capture.packets) * 2
+
+
+@pytest.mark.parametrize("wrap", [as_vxlan, as_geneve, as_gtp])
+def test_tunnels_in_udp_are_opened_whole_or_stay_udp(wrap: Callable[[Capture], Capture], tmp_path: Path) -> None:
+    inner = Capture([Packet(NOON_NS, udp("10.0.0.1", 9, "10.0.0.2", 53, b"question"))])
+    (whole,) = wrap(inner).packets
+    port = {as_vxlan: 4789, as_geneve: 6081, as_gtp: 2152}[wrap]
+    for size in range(42, len(whole.data)):
+        frames, counts = read(
+            write_pcap(Capture([Packet(NOON_NS, whole.data[:size], len(whole.data))]), tmp_path / "a.pcap")
+        )
+        (piece,) = frames
+        assert int(piece.destination_port[0]) in (-1, 53, port) and counts.packets == 1
+
+
+def test_a_tunnels_packet_without_ip_inside_is_the_tunnels_own(tmp_path: Path) -> None:
+    arp = ethernet(bytes(28), 0x0806)
+    for port, head in (
+        (4789, b"\x08\0\0\0\0\0\x07\0"),
+        (6081, b"\0\0\x65\x58\0\0\x07\0"),
+        (2152, b"\x32\x02\0\x2a\0\0\0\0"),
+    ):
+        (row,) = rows_of(
+            write_pcap(Capture([Packet(NOON_NS, udp("10.0.0.1", 9, "10.0.0.2", port, head + arp))]), tmp_path / "b")
+        )
+        assert row[2:4] == (9, port) and row[-1] == head + arp
+
+
+@pytest.mark.parametrize("outer", [as_vxlan, as_gtp])
+def test_a_tunnel_in_a_tunnel_and_one_in_fragments_are_opened(
+    outer: Callable[[Capture], Capture], tmp_path: Path
+) -> None:
+    inner = Capture([Packet(NOON_NS, udp("10.0.0.1", 9, "10.0.0.2", 53, bytes(3000)))])
+    (row,) = rows_of(write_pcap(as_fragments(outer(as_geneve_ip(inner)), 512), tmp_path / "a.pcap"))
+    assert row[2:4] == (9, 53) and row[-1] == bytes(3000)
+
+
+def _tunnelled(frame: bytes, kind: str, more: list[bytes], tagged: bool) -> bytes:
+    """A frame in a tunnel whose header has options or extension headers, in any number."""
+    if tagged:
+        frame = as_vlan(Capture([Packet(0, frame)])).packets[0].data
+    if kind == "vxlan":
+        return udp("192.0.2.1", 40_000, "192.0.2.2", 4789, b"\x08\0\0\0\0\0\x07\0" + frame)
+    if kind == "geneve":
+        options = b"".join(struct.pack(">HBB", 0x0102, 3, len(one) // 4) + one[: len(one) // 4 * 4] for one in more)
+        return udp(
+            "192.0.2.1",
+            40_000,
+            "192.0.2.2",
+            6081,
+            struct.pack(">BBHI", len(options) // 4, 0, 0x6558, 7 << 8) + options + frame,
+        )
+    bodies = [one[: len(one) // 4 * 4 + 2].ljust(len(one) // 4 * 4 + 2, b"\0") for one in more]
+    headers = b"".join(
+        bytes([(len(one) + 2) // 4]) + one + (b"\x85" if number < len(bodies) - 1 else b"\0")
+        for number, one in enumerate(bodies)
+    )
+    rest = b"\0\x01\0" + (b"\x85" if bodies else b"\0") + headers + frame[14:]
+    return udp(
+        "192.0.2.1", 2152, "192.0.2.2", 2152, struct.pack(">BBHI", 0x36 if bodies else 0x32, 0xFF, len(rest), 9) + rest
+    )
+
+
+@needs_tshark
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1024, 2000),
+            st.sampled_from(["vxlan", "geneve", "gtp"]),
+            st.lists(st.binary(max_size=20), max_size=3),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_what_generated_tunnels_hold_is_what_tshark_finds(
+    tmp_path: Path, wanted: list[tuple[int, str, list[bytes], bool]]
+) -> None:
+    packets = [
+        Packet(
+            NOON_NS + number,
+            _tunnelled(udp("10.0.0.1", 9, "10.0.0.2", port, b"question"), kind, more, tagged and kind != "gtp"),
+        )
+        for number, (port, kind, more, tagged) in enumerate(wanted)
+    ]
+    path = write_pcap(Capture(packets), tmp_path / "a.pcap")
+    theirs = tshark_fields(path, "udp", "frame.number", "udp.dstport", "ip.dst")
+    ours = [[str(row[0]), str(row[3]), row[8]] for row in rows_of(path)]
+    assert ours == [[number, ports.split(",")[-1], hosts.split(",")[-1]] for number, ports, hosts in theirs]
+    assert [int(port) for _, port, _ in ours] == [port for port, *_ in wanted]

@@ -440,7 +440,7 @@ async def test_real_logins_are_judged_by_their_sizes(sshd: tuple[int, Path], per
     assert "AsyncSSH" in str(report.clients[0].banners) and "OpenSSH" in str(report.clients[0].banners)
     entered = next(row for row in report.sessions if row.kex == "diffie-hellman-group14-sha1")
     assert entered.login == "accepted" and entered.server_bytes > 20_000 and entered.mac == "hmac-sha1"
-    assert report.headline().startswith("8 SSH conversations, 1 servers, 5 with refused logins; ")
+    assert report.headline().startswith("8 SSH conversations, 1 server, 5 with refused logins; ")
     agree(store.path("lab/ssh.pcap"), (port,))
 
 

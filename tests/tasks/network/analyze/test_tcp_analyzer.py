@@ -372,7 +372,7 @@ async def test_it_reads_a_capture_of_the_store(perform: Perform, tmp_path: Path)
     store.write("a.pcap", write_pcap(Capture(tcp_talk(WEB)), tmp_path / "a").read_bytes())
     report = await perform(tcp_analyzer, {"capture": "a.pcap"}, store=store)
     assert isinstance(report, TcpReport) and report.capture.name == "a.pcap"
-    assert report.headline() == "1 conversations, 13 packets, 0 sent again; nothing to report"
+    assert report.headline() == "1 conversation, 13 packets, 0 sent again; nothing to report"
     assert report.top[0].ending == "closed" and report.top[0].started_at.isoformat() == "2024-05-01T12:00:00+00:00"
     assert report.handshakes.server.p50_ms == 1.0
     none = await perform(tcp_analyzer, {"capture": "a.pcap", "host": "10.0.0.99"}, store=store)

@@ -201,7 +201,7 @@ def test_fragments_are_counted_and_put_together(tmp_path: Path) -> None:
     lost = Capture([packet for place, packet in enumerate(capture.packets) if place != 3])
     facts = dissect(str(write_pcap(lost, tmp_path / "l.pcap")), ALL, 20)
     assert (facts.fragments, facts.assembled, facts.packets) == (11, 3, 7)
-    assert facts.coverage["notes"] == ["1 fragmented datagrams are not whole in the capture."]
+    assert facts.coverage["notes"] == ["1 fragmented datagram is not whole in the capture."]
 
 
 def test_only_what_was_asked_for_is_read(tmp_path: Path) -> None:
