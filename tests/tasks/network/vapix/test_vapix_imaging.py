@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from lab.axis_camera import ACCOUNTS, PASSWORD, Camera, cameras
 
 from blocks.policy import ProbePolicy
-from deployments.demo.axis_camera import Device, Fault
-from deployments.demo.axis_camera._api_imaging import Picture
+from deployments.demo.axis_camera import Device, Fault, find_profile, self_signed
+from deployments.demo.axis_camera._api_media import Media
 from tasks.core.errors import (
     Forbidden,
     InvalidParameters,
@@ -115,7 +116,7 @@ async def test_a_value_outside_the_cameras_range_is_refused_before_anything_is_s
         await ask(camera, action="set", wdr_level=4, brightness=10)
     with pytest.raises(Rejected, match=r"white_balance takes auto, .* not moonlight"):
         await ask(camera, action="set", white_balance="moonlight")
-    assert updates(camera) == [] and camera.device.slot(Picture).applied == 0
+    assert updates(camera) == []
 
 
 async def test_a_read_only_setting_is_refused(camera: Camera, ask: Ask) -> None:
@@ -265,13 +266,20 @@ async def test_settings_are_read_also_where_the_camera_cannot_say_what_they_take
 
 
 async def test_several_cameras_are_changed_and_one_that_cannot_costs_its_own_entry(ask: Ask) -> None:
-    with cameras("mid", "bare", "9.80") as several:
-        for one in several[1:]:
-            one.device.identity = several[0].device.identity
-        result: Any = await ask(*several, action="set", sharpness=55, timeout=5)
-    outcomes = [str(one.outcome) for one in result.cameras]
-    assert outcomes[0] == "done" and outcomes[1] in {"unsupported", "untrusted"}, result.cameras
-    assert len(result.cameras) == 3 and result.headline().startswith("3 cameras: ")
+    with cameras("mid", "bare", "9.80", "mid", identity=self_signed("axis-fleet")) as several:
+        several[3].device.faults.add(PARAM, Fault("hang", count=None))
+        result: Any = await ask(*several, action="set", sharpness=55, timeout=2)
+    assert [str(one.outcome) for one in result.cameras] == ["done", "unsupported", "done", "unreachable"]
+    assert result.headline() == "4 cameras: 2 done, 1 unreachable, 1 unsupported"
+    assert [one.device.params.get(f"{SENSOR}.Sharpness") for one in several] == ["55", "", "55", "50"]
+
+
+async def test_what_many_cameras_say_fits_the_ledger_and_is_whole_in_a_file(ask: Ask) -> None:
+    with cameras(*["mid"] * 20, identity=self_signed("axis-fleet")) as several:
+        result: Any = await ask(*several)
+    assert len(result.model_dump_json()) < 64 << 10 and len(result.cameras) == 20
+    assert result.report is not None and result.report.size_bytes > 64 << 10 and "others" in result.left_out
+    assert {str(one.outcome) for one in result.cameras} == {"done"}
 
 
 # --- safety ------------------------------------------------------------------------------------------------------------
@@ -279,8 +287,8 @@ async def test_several_cameras_are_changed_and_one_that_cannot_costs_its_own_ent
 
 @pytest.fixture
 def protected() -> Iterator[Camera]:
-    device = Device("mid", accounts=ACCOUNTS)
-    device.params.define(f"[{SENSOR} 7714]\nSensorProtector = open | enum open,close\n")
+    mid = find_profile("mid")
+    device = Device(dataclasses.replace(mid, features=mid.features | {"sensor-protector"}), accounts=ACCOUNTS)
     with cameras(device) as [one]:
         yield one
 
@@ -293,7 +301,7 @@ async def test_taking_the_picture_away_is_destruction_and_needs_approval(protect
         await ask(protected, ceiling="destroy", **closing, confirm=protected.address)
     assert not protected.requests, "refused before anything was sent"
     entry = await ask(protected, ceiling="destroy", **closing, confirm=f"{protected.address} sensor_protector")
-    assert values(entry) == {"sensor_protector": ("open", "close")} and protected.device.slot(Picture).covered
+    assert values(entry) == {"sensor_protector": ("open", "close")} and protected.device.slot(Media).black
     assert values(await ask(protected, action="set", sensor_protector="open")) == {
         "sensor_protector": ("close", "open")
     }
