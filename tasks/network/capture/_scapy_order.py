@@ -19,6 +19,8 @@ class Probe(StrEnum):
     LLDP_LISTEN = "lldp_listen"
     IPV6_NEIGHBOURS = "ipv6_neighbours"
     MTU = "mtu"
+    MDNS = "mdns"
+    SSDP = "ssdp"
     PACKET = "packet"
 
 
@@ -73,6 +75,8 @@ class Order:
         layers: The declared packet: names of layers with their fields.
         interface: Interface to listen on, or to broadcast on.
         mac: Our own MAC there.
+        source: Our own address there.
+        networks: Networks whose hosts may answer a question to everybody.
     """
 
     probe: Probe
@@ -88,6 +92,8 @@ class Order:
     layers: tuple[tuple[str, dict[str, Any]], ...] = ()
     interface: str = ""
     mac: str = ""
+    source: str = ""
+    networks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -100,6 +106,7 @@ class Report:
     paths: list[dict[str, Any]] = field(default_factory=list)
     offers: list[dict[str, Any]] = field(default_factory=list)
     neighbours: list[dict[str, Any]] = field(default_factory=list)
+    announcements: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     complete: bool = True
 
@@ -114,7 +121,7 @@ def carry_out(order: Order) -> Report:
     # scapy keeps lists it reads in the user's folders; /dev/null/scapy can be neither read nor written.
     os.environ |= {"XDG_CACHE_HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null"}
     # Importing scapy takes a third of a second, looks at this machine's routes and keeps them: not in the worker's own process.
-    from tasks.network.capture import _scapy_ip, _scapy_link
+    from tasks.network.capture import _scapy_announce, _scapy_ip, _scapy_link
 
-    work = _scapy_link.PROBES.get(order.probe) or _scapy_ip.PROBES[order.probe]
+    work = (_scapy_link.PROBES | _scapy_announce.PROBES).get(order.probe) or _scapy_ip.PROBES[order.probe]
     return work(order)

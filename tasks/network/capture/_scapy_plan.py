@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,8 +114,23 @@ async def _route6(address: str, interface: str | None) -> tuple[tuple[str, str, 
     return (str(route["dev"]), mac, str(route["prefsrc"])), ""
 
 
-async def broadcast_link(grant: Grant, interface: str) -> str:
-    """Make sure that everybody whom a broadcast on an interface would reach may be probed; returns our own MAC there.
+@dataclass(frozen=True)
+class Everybody:
+    """All hosts on an interface, which a broadcast or multicast reaches.
+
+    Attributes:
+        mac: Our own MAC there.
+        source: Our own address there.
+        networks: The networks on it.
+    """
+
+    mac: str
+    source: str
+    networks: tuple[str, ...]
+
+
+async def broadcast_link(grant: Grant, interface: str) -> Everybody:
+    """Make sure that everybody whom a broadcast on an interface would reach may be probed, and say who that is.
 
     Raises:
         InvalidParameters: There is no such interface, it is down, or it has no IPv4 network.
@@ -146,7 +162,7 @@ async def broadcast_link(grant: Grant, interface: str) -> str:
     mac = links[0].mac
     if mac is None:
         raise InvalidParameters(f"{interface} has no MAC address to ask from.")
-    return mac
+    return Everybody(mac, links[0].address, tuple(str(link.network) for link in links))
 
 
 async def mac_of(interface: str) -> str | None:

@@ -92,3 +92,34 @@ class Neighbour(_Frozen):
     vlan: int | None = Field(None, description="Untagged VLAN of its port.")
     ttl_seconds: int | None = Field(None, description="How long what it says holds, seconds.")
     heard: int = Field(description="How often it said it.")
+
+
+class AnnouncedService(_Frozen):
+    """A service a device says it has, by mDNS."""
+
+    kind: str = Field(description="Kind of service, such as _axis-video._tcp.")
+    name: str = Field(description="What the device calls it.")
+    host: str | None = Field(None, description="Name of the host that has it, without .local.")
+    port: int | None = Field(None, description="Its port.")
+    txt: dict[str, str] = Field(default_factory=dict, description="What else it says of it; secrets as ***.")
+
+
+class Announcement(_Frozen):
+    """What a device answers when everybody on the link is asked. It is its own word: nothing of it was looked up or fetched."""
+
+    protocol: str = Field(description="mdns or ssdp.")
+    address: str = Field(description="Address it answered from.")
+    mac: str = Field(description="MAC it answered from.")
+    names: list[str] = Field(default_factory=list, description="Names of hosts it gives, without .local; of mdns.")
+    kinds: list[str] = Field(default_factory=list, description="Kinds of service (mdns) or of device (ssdp) it has.")
+    services: list[AnnouncedService] = Field(default_factory=list, description="Its services; of mdns.")
+    addresses: list[str] = Field(default_factory=list, description="Addresses it says are its own; of mdns.")
+    server: str | None = Field(None, description="System and product; of ssdp.")
+    locations: list[str] = Field(
+        default_factory=list, description="Hosts and ports where its description is said to be; of ssdp."
+    )
+    usns: list[str] = Field(
+        default_factory=list, description="Unique names of its devices, often with a serial; of ssdp."
+    )
+    rtt_ms: float = Field(description="Time from the question to its first answer, milliseconds.")
+    heard: int = Field(description="How many answers came from it.")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -34,7 +35,7 @@ from tasks.network.capture import _scapy_plan as plan
 from tasks.network.capture._interfaces import check_interface
 from tasks.network.capture._scapy_order import Order, Outcome, Probe, Report, carry_out
 from tasks.network.capture._scapy_order import Target as Aim
-from tasks.network.capture._scapy_rows import Answer, Hop, Neighbour, Offer, PathMtu
+from tasks.network.capture._scapy_rows import Announcement, Answer, Hop, Neighbour, Offer, PathMtu
 from tasks.network.scan._privilege import HOW_TO_GET_IT, may_send_raw
 
 TIMEOUT_SECONDS = 1500.0
@@ -49,7 +50,9 @@ MOST_ROWS = 250
 ROWS_BYTES = 52 << 10
 """What they may take: the ledger keeps 64 KiB, and what an answer says is chosen by whoever answers."""
 Row = TypeVar("Row", bound=BaseModel)
-_ELSEWHERE = {Probe.DHCP_DISCOVER, Probe.LLDP_LISTEN}  # these ask a link, not hosts
+_ASK_ALL = {Probe.DHCP_DISCOVER: 67, Probe.MDNS: 5353, Probe.SSDP: 1900}
+"""Probes that ask everybody on a link, and the port they ask at."""
+_ELSEWHERE = {*_ASK_ALL, Probe.LLDP_LISTEN}  # these ask a link, not hosts
 
 
 def _distinct(targets: list[str]) -> list[str]:
@@ -78,13 +81,13 @@ class Scapy(SiteParams):
     """Parameters of `scapy`."""
 
     probe: Probe = Field(
-        description="arp_ping, tcp_syn, icmp_timestamp, tcp_traceroute, dhcp_discover, lldp_listen, ipv6_neighbours, mtu, or packet "
-        "(one declared in packet)."
+        description="arp_ping, tcp_syn, icmp_timestamp, tcp_traceroute, dhcp_discover, lldp_listen, ipv6_neighbours, mtu, mdns, ssdp, "
+        "or packet (one declared in packet)."
     )
     targets: _Targets = Field(
         default_factory=list,
-        description="Hosts to probe, up to 256; of dhcp_discover the networks of the interface, because a broadcast reaches all of "
-        "them; of lldp_listen none.",
+        description="Hosts to probe, up to 256; of dhcp_discover, mdns and ssdp the networks of the interface, because what they ask "
+        "reaches all of them; of lldp_listen none.",
     )
     ports: PortList | None = Field(
         None, description="TCP ports of tcp_syn, such as 22,80,443; of tcp_traceroute one.", max_length=400
@@ -93,7 +96,7 @@ class Scapy(SiteParams):
         None,
         min_length=1,
         max_length=15,
-        description="Interface of dhcp_discover and lldp_listen, such as eth0; of ipv6_neighbours for link-local addresses.",
+        description="Interface of dhcp_discover, mdns, ssdp and lldp_listen, such as eth0; of ipv6_neighbours for link-local addresses.",
     )
     packet: list[DeclaredLayer] = Field(
         default_factory=list,
@@ -127,9 +130,9 @@ class Scapy(SiteParams):
                 raise ValueError(f"{probe} needs targets")
             if wide := next((target for target in self.targets if "/" in target), None):
                 raise ValueError(f"{wide!r} is a prefix; {probe} takes single hosts: names or addresses")
-        if probe is Probe.DHCP_DISCOVER and (not self.interface or not self.targets):
+        if probe in _ASK_ALL and (not self.interface or not self.targets):
             raise ValueError(
-                "dhcp_discover needs interface, and in targets the networks it is on: a broadcast reaches all of them"
+                f"{probe} needs interface, and in targets the networks it is on: what it asks reaches all of them"
             )
         if probe is Probe.LLDP_LISTEN and (not self.interface or self.targets):
             raise ValueError("lldp_listen needs interface and no targets: it only listens")
@@ -175,8 +178,8 @@ class Scapy(SiteParams):
 
     def _touched(self) -> tuple[int, ...]:
         """Ports that will be touched: the gate checks them."""
-        if self.probe is Probe.DHCP_DISCOVER:
-            return (67,)
+        if self.probe in _ASK_ALL:
+            return (_ASK_ALL[self.probe],)
         if self.probe is Probe.PACKET:
             otherwise = {"TCP": 80, "UDP": 53}
             return tuple(
@@ -219,6 +222,9 @@ class ScapyResult(ToolResult):
     paths: list[PathMtu] = Field(default_factory=list, description="The largest packet to each target; of mtu.")
     offers: list[Offer] = Field(default_factory=list, description="Addresses that were offered; of dhcp_discover.")
     neighbours: list[Neighbour] = Field(default_factory=list, description="Devices on the link; of lldp_listen.")
+    announcements: list[Announcement] = Field(
+        default_factory=list, description="Devices on the link that say what they are; of mdns and ssdp."
+    )
     left_out: int = Field(0, description="Rows that did not fit; those without an answer first.")
     complete: bool = Field(description="Whether all was tried before the time was up.")
     packets_per_second: int = Field(description="The rate that was kept.")
@@ -229,6 +235,13 @@ class ScapyResult(ToolResult):
         match self.probe:
             case Probe.LLDP_LISTEN:
                 text = f"{count(len(self.neighbours), 'device says who it is', 'devices say who they are')}"
+            case Probe.MDNS | Probe.SSDP:
+                who = count(len(self.announcements), "host announces itself", "hosts announce themselves")
+                by = "mDNS" if self.probe is Probe.MDNS else "SSDP"
+                text = f"{who if self.announcements else 'nobody announces itself'} by {by}"
+                kinds = Counter(kind for one in self.announcements for kind in one.kinds)
+                if kinds:
+                    text += f": {', '.join(f'{kind} ({number})' for kind, number in kinds.most_common(4))}"
             case Probe.DHCP_DISCOVER:
                 servers = sorted({offer.server for offer in self.offers})
                 text = (
@@ -266,6 +279,10 @@ class ScapyResult(ToolResult):
         Example(
             "Who offers addresses here", {"probe": "dhcp_discover", "interface": "eth0", "targets": ["192.168.1.0/24"]}
         ),
+        Example(
+            "Cameras, printers and pages that announce themselves",
+            {"probe": "mdns", "interface": "eth0", "targets": ["192.168.1.0/24"], "timeout": 3},
+        ),
         Example("Which switch port is this", {"probe": "lldp_listen", "interface": "eth0"}),
         Example(
             "A question of one's own",
@@ -282,10 +299,12 @@ class ScapyResult(ToolResult):
     ],
 )
 async def scapy(params: Scapy) -> ScapyResult:
-    """Probe with ARP, SYN, ICMP, DHCP, LLDP, or with a packet declared as data.
+    """Probe with ARP, SYN, ICMP, DHCP, LLDP, mDNS, SSDP, or a declared packet.
 
-    Packets go from our own address to the granted ones, paced by the site's budget; broadcast only where the probe is one by nature. A
-    declared packet has layers and fields that are checked against scapy's own types. Bytes of one's own in it (Raw) count as a change.
+    Packets go from our own address to the granted ones, paced by the site's budget; to everybody on a link only where a probe asks all by
+    nature (dhcp_discover, mdns, ssdp) and policy allows all of them. A declared packet has layers and fields that are checked against
+    scapy's own types. Bytes of one's own in it (Raw) count as a change. What devices announce (mdns, ssdp) is their own word: nothing is
+    fetched from where they point to.
     No answer is a measurement, not an error.
 
     Raises:
@@ -332,10 +351,10 @@ async def _order(params: Scapy, run: ToolRun) -> tuple[Order, list[str]]:
 
 async def _aimed(params: Scapy, grant: Grant, notes: list[str]) -> dict[str, Any]:
     notes += [f"{missing.asked}: {missing.error.message}" for missing in grant.unresolved]
-    if params.probe is Probe.DHCP_DISCOVER:
+    if params.probe in _ASK_ALL:
         assert params.interface is not None
-        mac = await plan.broadcast_link(grant, params.interface)
-        return {"interface": params.interface, "mac": mac, "count": min(params.count, 5)}
+        everybody = await plan.broadcast_link(grant, params.interface)
+        return asdict(everybody) | {"interface": params.interface, "count": min(params.count, 5)}
     if params.probe in {Probe.ARP_PING, Probe.IPV6_NEIGHBOURS}:
         near, far = (
             await plan.arp_targets(grant)
@@ -366,8 +385,9 @@ def _result(params: Scapy, order: Order, report: Report, notes: list[str], secon
     paths = [PathMtu.model_validate(row) for row in report.paths]
     offers = [Offer.model_validate(_without(row, "message")) for row in report.offers]
     neighbours = [Neighbour.model_validate(row) for row in report.neighbours]
+    announcements = [Announcement.model_validate(row) for row in report.announcements]
     left_out = len(answers) - len(shown)
-    left_out += sum(len(rows) - len(_fitting(rows)) for rows in (hops, paths, offers, neighbours))
+    left_out += sum(len(rows) - len(_fitting(rows)) for rows in (hops, paths, offers, neighbours, announcements))
     notes = [*notes, *report.notes]
     servers = {str(offer["server"]) for offer in report.offers}
     if len(servers) > 1:
@@ -378,6 +398,7 @@ def _result(params: Scapy, order: Order, report: Report, notes: list[str], secon
         notes.append("The time was up before everything was tried.")
     answered = sum(answer.by is not None for answer in answers) + sum(hop.address is not None for hop in hops)
     answered += sum(path["mtu"] is not None for path in report.paths) + len(report.offers) + len(report.neighbours)
+    answered += len(announcements)
     return ScapyResult(
         probe=params.probe,
         sent=report.sent,
@@ -387,6 +408,7 @@ def _result(params: Scapy, order: Order, report: Report, notes: list[str], secon
         paths=_fitting(paths),
         offers=_fitting(offers),
         neighbours=_fitting(neighbours),
+        announcements=_fitting(announcements),
         left_out=left_out,
         complete=report.complete,
         packets_per_second=int(order.rate),

@@ -7,8 +7,9 @@ import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from scapy.contrib.lldp import (
     LLDPDUTimeToLive,
 )
 from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.dns import DNS, DNSQR, DNSRR
+from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRRSRV
 from scapy.layers.inet import IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.l2 import LLC, SNAP, Dot3, Ether
 from scapy.packet import Packet
@@ -43,9 +44,11 @@ from tasks.network.capture import scapy as module
 from tasks.network.capture._scapy_order import Order, Probe, Report
 from tasks.network.capture._scapy_packet import Declared
 from tasks.network.capture._scapy_read import layers_of
+from tasks.network.capture._scapy_rows import Announcement
 from tasks.network.capture._scapy_wire import Heard
 from tasks.network.capture.scapy import Scapy, ScapyResult, scapy
 from tasks.network.scan._privilege import may_send_raw
+from tests.lab.announcers import announcing_mdns, announcing_ssdp, axis_records
 from tests.lab.network import AXIS, CISCO, DELL, HostSpec, Lab, http, in_namespace, needs_lab
 
 Perform = Callable[..., Awaitable[Any]]
@@ -167,6 +170,10 @@ def test_any_declaration_is_one_packet_to_the_target_or_refused(
         ({"probe": "mtu", "targets": ["127.0.0.1"], "ports": "80"}, "no use for ports"),
         ({"probe": "dhcp_discover", "targets": ["127.0.0.0/8"]}, "needs interface"),
         ({"probe": "dhcp_discover", "interface": "lo"}, "the networks it is on"),
+        ({"probe": "mdns", "targets": ["127.0.0.0/8"]}, "mdns needs interface"),
+        ({"probe": "ssdp", "interface": "lo"}, "the networks it is on"),
+        ({"probe": "ssdp", "interface": "lo", "targets": ["127.0.0.0/8"], "ports": "1900"}, "no use for ports"),
+        ({"probe": "mdns", "interface": "lo", "targets": ["127.0.0.0/8"]}, "no IPv4 network to broadcast on"),
         ({"probe": "lldp_listen"}, "needs interface"),
         ({"probe": "lldp_listen", "interface": "lo", "targets": ["127.0.0.1"]}, "no targets"),
         ({"probe": "lldp_listen", "interface": "nosuch0"}, "no interface 'nosuch0'"),
@@ -229,7 +236,7 @@ def test_scapy_and_prefect_stay_out_of_each_others_processes() -> None:
     code = (
         "import sys, tasks.network.capture.scapy; assert 'scapy' not in sys.modules, 'scapy in the worker'\n"
         "for name in [name for name in sys.modules if name.partition('.')[0] in ('prefect', 'tasks')]: del sys.modules[name]\n"
-        "import tasks.network.capture._scapy_ip, tasks.network.capture._scapy_link, scapy\n"
+        "import tasks.network.capture._scapy_ip, tasks.network.capture._scapy_announce, scapy\n"
         "assert 'prefect' not in sys.modules, 'prefect in the child'; assert hasattr(scapy, 'VERSION')\n"
     )
     done = subprocess.run(
@@ -458,6 +465,72 @@ class TestInTheLab:
         result = await ask("dhcp_discover", lab.first.cidr, interface=lab.interface, timeout=0.3)
         assert result.offers == [] and not result.reached() and result.headline() == "no DHCP server answers"
 
+    async def test_what_announces_itself_by_mdns_is_found_with_its_services(self, lab: Lab, ask: Ask) -> None:
+        web, wall = lab.hosts["web"], lab.hosts["wall"]
+        camera, printer = axis_records("AXIS P32.1", "B8A44F00000A", web.address), printer_records(wall.address)
+        with announcing_mdns(web.namespace, camera) as asked, printing(lab, printer):
+            async with lab.counting("dst host 224.0.0.251") as sent:
+                result = await ask("mdns", lab.first.cidr, interface=lab.interface, timeout=1)
+        first, second = result.announcements
+        (video,) = first.services
+        assert (video.kind, video.name, video.port) == ("_axis-video._tcp", "AXIS P32.1 - B8A44F00000A", 80)
+        assert video.host == "axis-b8a44f00000a" and video.txt == {"macaddress": "B8A44F00000A"}
+        assert (first.address, first.mac, first.addresses) == (web.address, web.mac, [web.address])
+        assert first.names == ["axis-b8a44f00000a"] and first.kinds == ["_axis-video._tcp"] and first.heard == 1
+        assert (second.address, second.kinds) == (wall.address, ["_ipp._tcp", "_http._tcp"])
+        assert [(page.name, page.port, page.txt) for page in second.services] == [
+            ("Ink [2J jet", 631, {"note": "2nd floor", "password": "***"})
+        ]
+        (question,) = [DNS(one) for one in asked if not DNS(one).qr]
+        assert sent.total == 1 == result.sent and question.qdcount == 3
+        assert result.headline().startswith("2 hosts announce themselves by mDNS: _axis-video._tcp (1)")
+
+    async def test_what_announces_itself_by_ssdp_is_found_and_nothing_is_fetched(self, lab: Lab, ask: Ask) -> None:
+        web = lab.hosts["web"]
+        server, usn = (
+            "Linux/5.4 UPnP/1.0 AXIS\x1b[2J P3265/11.11",
+            "uuid:Upnp-BasicDevice-1_0-B8A44F00000A::upnp:rootdevice",
+        )
+        location = f"http://root:pass@{web.address}:49152/rootdesc1.xml"
+        with announcing_ssdp(web.namespace, server, usn, location) as asked:
+            async with lab.counting(
+                f"dst host 239.255.255.250 or (dst host {web.address} and not arp and not icmp)"
+            ) as sent:
+                result = await ask("ssdp", lab.first.cidr, interface=lab.interface, timeout=1)
+        (device,) = result.announcements
+        assert (device.protocol, device.address, device.mac) == ("ssdp", web.address, web.mac)
+        assert (device.server, device.usns) == ("Linux/5.4 UPnP/1.0 AXIS [2J P3265/11.11", [usn])
+        assert device.locations == [f"{web.address}:49152"] and device.kinds == ["upnp:rootdevice"]
+        assert sent.total == 1 == result.sent and sent.to == {"239.255.255.250": 1} and asked[0].count(b"\r\n") == 6
+        assert result.headline() == "1 host announces itself by SSDP: upnp:rootdevice (1)"
+
+    async def test_only_answers_from_the_networks_asked_about_count(self, lab: Lab, ask: Ask) -> None:
+        web = lab.hosts["web"]
+        run = f"netns exec {web.namespace} {lab._ip}"
+        stranger = axis_records("AXIS X", "B8A44F00000B", "198.51.100.7")
+        with announcing_mdns(web.namespace, stranger, to_all=True):
+            await lab._batch([f"{run} addr flush dev eth0", f"{run} addr add 198.51.100.7/24 dev eth0"])
+            try:
+                result = await ask("mdns", lab.first.cidr, interface=lab.interface, timeout=1)
+            finally:
+                await lab._batch(lab._configure(web))
+                await lab._forget(web.address)
+        assert result.announcements == [] and any("198.51.100.7" in note for note in result.notes)
+        assert result.headline() == "nobody announces itself by mDNS" and not result.reached()
+
+    async def test_a_question_to_all_needs_all_it_reaches_to_be_allowed(self, lab: Lab, ask: Ask) -> None:
+        excluding = policy_of(lab, exclude=[{"target": lab.first.address(44), "reason": "heart monitor"}])
+        async with lab.counting("udp") as sent:
+            for probe, port in (("mdns", "5353"), ("ssdp", "1900")):
+                with pytest.raises(Refused, match="not among the targets"):
+                    await ask(probe, f"10.{lab.slot}.2.0/24", interface=lab.interface)
+                with pytest.raises(Refused, match=f"{lab.first.address(44)}/32, which policy excludes"):
+                    await ask(probe, lab.first.cidr, interface=lab.interface, policy=excluding)
+                sparing = policy_of(lab, never_ports=[port])
+                with pytest.raises(Refused, match=port):
+                    await ask(probe, lab.first.cidr, interface=lab.interface, policy=sparing)
+        assert sent.total == 0
+
     async def test_what_switches_say_about_themselves_is_heard_and_nothing_is_sent(self, lab: Lab, ask: Ask) -> None:
         lldp = Ether(dst="01:80:c2:00:00:0e", src="00:1b:54:00:00:99") / LLDPDUChassisID(
             subtype=4, id="00:1b:54:00:00:99"
@@ -588,6 +661,44 @@ async def test_nothing_that_strangers_send_ends_a_probe(
         exchange._hear(Heard(version, "192.0.2.1", protocol, payload, None, time.time()))
 
 
+def printer_records(address: str) -> Callable[[], tuple[list[Packet], list[Packet]]]:
+    instance, about = "Ink\x1b[2J\njet._ipp._tcp.local", [b"note=2nd floor", b"password=hunter2"]
+    kinds = [
+        DNSRR(rrname="_services._dns-sd._udp.local", type="PTR", rdata=f"_{kind}._tcp.local")
+        for kind in ("ipp", "http")
+    ]
+    more = [
+        DNSRRSRV(rrname=instance, port=631, target="ink.local"),
+        DNSRR(rrname=instance, type="TXT", rdata=about),
+        DNSRR(rrname="ink.local", type="A", rdata=address),
+    ]
+    return lambda: (kinds, more)
+
+
+@contextlib.contextmanager
+def printing(lab: Lab, records: Callable[[], tuple[list[Packet], list[Packet]]]) -> Iterator[None]:
+    """Let the host whose firewall drops everything announce itself to all when the other has been asked."""
+    wall = lab.hosts["wall"].namespace
+    said, more = records()
+    message = bytes(DNS(id=0, qr=1, aa=1, qd=[], an=said, ar=more))
+    over = threading.Event()
+
+    def announce() -> None:
+        sock = in_namespace(wall, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with sock:
+            sock.bind(("", 5353))
+            while not over.wait(0.1):
+                sock.sendto(message, ("224.0.0.251", 5353))
+
+    thread = threading.Thread(target=announce)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def say(interface: str, *frames: Packet) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind((interface, 0))
@@ -611,24 +722,69 @@ def test_a_result_fits_the_ledger_whatever_strangers_answer() -> None:
     answer = {"target": "a", "address": "10.0.0.1", "outcome": "answered", "by": "10.0.0.1"}
     answers = [answer | {"layers": [{"name": "DNS", "fields": {"qd": text}}] * 12} for _ in range(200)]
     path = {"target": "a", "address": "10.0.0.1", "mtu": 1400, "detail": text}
+    service = {"kind": text, "name": text, "txt": {"a": text}}
+    announcement = {"protocol": "mdns", "address": "10.0.0.1", "mac": "02:00:00:00:00:01", "rtt_ms": 1.0, "heard": 1}
+    announcement |= {"services": [service] * 3}
     reports = {
         Probe.LLDP_LISTEN: Report(neighbours=neighbours),
         Probe.DHCP_DISCOVER: Report(offers=[offer] * 300),
         Probe.PACKET: Report(answers=answers),
         Probe.MTU: Report(paths=[path] * 256),
+        Probe.MDNS: Report(announcements=[announcement] * 256),
     }
     asked = {
         Probe.LLDP_LISTEN: {"interface": "lo"},
         Probe.DHCP_DISCOVER: {"interface": "lo", "targets": ["10.0.0.0/24"]},
         Probe.PACKET: {"targets": ["10.0.0.1"], "packet": [{"layer": "UDP"}]},
         Probe.MTU: {"targets": ["10.0.0.1"]},
+        Probe.MDNS: {"interface": "lo", "targets": ["10.0.0.0/24"]},
     }
     for probe, report in reports.items():
         result = module._result(Scapy(probe=probe, **asked[probe]), Order(probe), report, [], 1.0)
-        rows = len(result.neighbours) + len(result.offers) + len(result.answers) + len(result.paths)
-        given = len(report.neighbours) + len(report.offers) + len(report.answers) + len(report.paths)
+        kinds = ("neighbours", "offers", "answers", "paths", "announcements")
+        rows = sum(len(getattr(result, kind)) for kind in kinds)
+        given = sum(len(getattr(report, kind)) for kind in kinds)
         assert json_size(result.model_dump(mode="json")) <= MOST_BYTES and rows > 5
         assert result.left_out == given - rows > 0
+
+
+LABELS = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=4).map(".".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(LABELS, st.sampled_from([1, 12, 16, 28, 33, 47]), st.binary(max_size=60)), max_size=12),
+    st.binary(max_size=200),
+    st.integers(12, 400),
+)
+def test_whatever_announces_itself_becomes_a_row_of_bounded_length(
+    records: list[tuple[str, int, bytes]], head: bytes, cut: int
+) -> None:
+    from tasks.network.capture import _scapy_announce as announce
+
+    host = announce._Host("02:00:00:00:00:01", 1.0)
+    with contextlib.suppress(Exception):  # scapy gives up on some of it, and Link goes on with the next frame
+        said = [DNSRR(rrname=name, type=kind, rdata=data) for name, kind, data in records]
+        announce._note_records(host, DNS(bytes(DNS(qr=1, qd=[], an=said))[:cut]))
+    with contextlib.suppress(Exception):
+        announce._note_records(host, DNS(head))
+    announce._note_headers(
+        host, b"HTTP/1.1 200 OK\r\nLOCATION: http://" + head + b"\r\nSERVER:" + head + b"\nUSN:" + head
+    )
+    row = Announcement.model_validate(host.row("mdns", "10.0.0.1"))
+    texts = [*row.names, *row.kinds, *row.usns, *row.locations, *(service.name for service in row.services)]
+    assert all(text.isprintable() and len(text) <= announce.LONGEST + 3 for text in texts)
+    assert len(row.services) <= announce.MOST_SERVICES and len(row.model_dump_json()) < 40_000
+
+
+def test_a_device_that_announces_very_much_is_cut() -> None:
+    from tasks.network.capture import _scapy_announce as announce
+
+    host = announce._Host("02:00:00:00:00:01", 1.0)
+    many = [DNSRR(rrname="_http._tcp.local", type="PTR", rdata=f"page {n}._http._tcp.local") for n in range(90)]
+    announce._note_records(host, DNS(bytes(DNS(qr=1, qd=[], an=many))))
+    row = host.row("mdns", "10.0.0.1")
+    assert len(row["services"]) == announce.MOST_SERVICES and row["kinds"] == ["_http._tcp"]
 
 
 def test_what_a_dhcp_server_says_is_one_line_without_control_characters() -> None:
