@@ -232,7 +232,7 @@ def _evidence(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
         say(
             Severity.HIGH,
             "no-stream",
-            f"Its stream does not answer: {facts.untold.get('stream') or 'no reason given'}.",
+            f"Its stream does not answer: {(facts.untold.get('stream') or 'no reason given').rstrip('.')}.",
             "Restart it when its other functions hang as well.",
         )
     if facts.brightness is not None and facts.brightness < policy.black_below:

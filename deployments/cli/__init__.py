@@ -40,6 +40,7 @@ for _name, _module in {
     "policy": "policy:app",
     "capture": "capture:app",
     "audit": "audit:app",
+    "cameras": "cameras:app",
     "block": "block:app",
     "demo": "demo:app",
 }.items():

@@ -75,7 +75,7 @@ def camera(
     *,
     port: int = 8080,
     https_port: int | None = None,
-    rtsp_port: int | None = None,
+    rtsp_port: int = 0,
     profile: str = "ptz",
     user: str = "root",
     password: str = "pass",  # noqa: S107  of a simulated camera, said on the screen
@@ -86,7 +86,7 @@ def camera(
     Args:
         port: TCP port for HTTP.
         https_port: TCP port for HTTPS; none without it.
-        rtsp_port: TCP port for RTSP; none without it.
+        rtsp_port: TCP port for RTSP; 0: any free one, which the camera tells.
         profile: Model and firmware: ancient, old, 9.80, mid, new, ptz, bare, needs-setup.
         user: Name of its administrator.
         password: The administrator's password.

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
+from deployments.cli._options import parse
 from flows.run_tool import form_schema
 from tasks.core.models import ProbeParams, Safety, Service, SiteParams, ToolParams, ToolResult
 from tasks.core.registry import ToolSpec, find_tool, load_tools
@@ -36,6 +37,23 @@ EXPECTED = {
         "tcp_port_check",
         "snmp_query",
         "tls_certificate",
+    },
+    "network/vapix": {
+        "vapix_ptz_control",
+        "vapix_video_streaming",
+        "vapix_imaging",
+        "vapix_daynight",
+        "vapix_event_services",
+        "vapix_event_streaming",
+        "vapix_edge_storage",
+        "vapix_recording",
+        "vapix_io_ports",
+        "vapix_light_control",
+        "vapix_overlay",
+        "vapix_privacy_mask",
+        "vapix_device_info",
+        "vapix_stream_profiles",
+        "vapix_network_settings",
     },
 }
 
@@ -128,6 +146,11 @@ def test_its_form_accepts_its_examples_and_refuses_an_unknown_parameter(spec: To
         jsonschema.validate({"tool": spec.name, "params": example.params}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"tool": spec.name, "params": {**spec.examples[0].params, "no_such_parameter": 1}}, schema)
+
+
+@every_tool
+def test_its_options_on_the_command_line_have_names_of_their_own(spec: ToolSpec) -> None:
+    assert parse(spec, ["--help"]) is None  # all options are declared before any is read
 
 
 @every_tool

@@ -72,7 +72,8 @@ class Listening:
     @property
     def rtsp_port(self) -> int:
         """The RTSP port; 0 without one."""
-        return self.device.ports["rtsp"] if "rtsp" in self._factories else 0
+        wanted = "rtsp" in self._factories and self._wanted["rtsp"] is not None
+        return self.device.ports["rtsp"] if wanted else 0
 
     @property
     def url(self) -> str:

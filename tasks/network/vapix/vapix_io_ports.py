@@ -43,10 +43,10 @@ class VapixIoPorts(CameraParams):
 
     action: Literal["list", "read", "set", "pulse", "configure", "virtual"] = Field(
         "list",
-        description="list: all ports. read: those in io_ports. set: make an output what state says, and leave it so. pulse: make an output "
+        description="list: all ports. read: those in only. set: make an output what state says, and leave it so. pulse: make an output "
         "active for some seconds. configure: what a port is. virtual: switch a virtual input. All but list and read need approval.",
     )
-    io_ports: Annotated[list[Annotated[int, Field(ge=0, le=127)]], Field(max_length=128)] = Field(
+    only: Annotated[list[Annotated[int, Field(ge=0, le=127)]], Field(max_length=128)] = Field(
         default_factory=list, description="Action read: the ports, numbers from 0, at most 128."
     )
     io_port: int | None = Field(
@@ -81,14 +81,14 @@ class VapixIoPorts(CameraParams):
     def _one_thing(self) -> Self:
         rules = {
             "list": ((), ()),
-            "read": (("io_ports",), ()),
+            "read": (("only",), ()),
             "set": (("io_port", "state"), ()),
             "pulse": (("io_port", "seconds"), ()),
             "configure": (("io_port",), ("direction", "normal_state", "name")),
             "virtual": (("virtual_input", "state"), ("seconds",)),
         }
         needed, allowed = rules[self.action]
-        names = ("io_ports", "io_port", "state", "seconds", "direction", "normal_state", "name", "virtual_input")
+        names = ("only", "io_port", "state", "seconds", "direction", "normal_state", "name", "virtual_input")
         given = [name for name in names if getattr(self, name) not in (None, [])]
         for name in needed:
             if name not in given:
@@ -223,7 +223,7 @@ async def _read(camera: Camera, params: VapixIoPorts) -> _Outcome:
     every = await api.every()
     if params.action == "list":
         return _Outcome(api.api, every, notes=[] if every else ["The camera has no ports, or shows this account none."])
-    return _Outcome(api.api, [pick(every, number) for number in params.io_ports])
+    return _Outcome(api.api, [pick(every, number) for number in params.only])
 
 
 async def _chosen(api: Ports, params: VapixIoPorts) -> Port:

@@ -123,7 +123,7 @@ async def test_ports_are_told_the_same_way_by_either_api(profile: str, api: str,
             True,
         )
         terminals(camera).drive(0, "closed")
-        driven = one(await ask(camera, action="read", io_ports=[0]))
+        driven = one(await ask(camera, action="read", only=[0]))
         assert (driven.state, driven.active) == ("closed", True)
         assert camera.most_in_flight == 1 and not acts(camera)
 
@@ -136,16 +136,16 @@ async def test_an_input_that_rests_closed_is_active_when_it_opens(
     device.params.set("IOPort.I0.Input.Trig", "open")
     with cameras(device) as [camera]:
         terminals(camera).drive(0, "closed")
-        assert not one(await ask(camera, action="read", io_ports=[0])).active
+        assert not one(await ask(camera, action="read", only=[0])).active
         terminals(camera).drive(0, "open")
-        port = one(await ask(camera, action="read", io_ports=[0]))
+        port = one(await ask(camera, action="read", only=[0]))
         assert (port.state, port.normal_state, port.active) == ("open", "closed", True)
 
 
 async def test_a_port_that_is_not_there_is_named_with_those_that_are(camera: Camera, old: Camera, ask: Ask) -> None:
     for each in (camera, old):
         with pytest.raises(NotFound, match=r"no port 7 here; there are: 0 \(input\), 1 \(input\), 2 \(output\)"):
-            await ask(each, action="read", io_ports=[0, 7])
+            await ask(each, action="read", only=[0, 7])
 
 
 async def test_a_camera_without_ports_has_an_empty_list(ask: Ask) -> None:
@@ -166,7 +166,7 @@ async def test_an_output_is_made_active_and_inactive_whatever_its_normal_state(
     device = Device(profile, accounts=ACCOUNTS)
     device.params.set(f"IOPort.I{output}.Output.Active", "closed" if normal == "open" else "open")
     with cameras(device) as [camera]:
-        assert one(await ask(camera, action="read", io_ports=[output])).normal_state == normal
+        assert one(await ask(camera, action="read", only=[output])).normal_state == normal
         events: list[Event] = []
         device.subscribe(events.append)
         active = await ask(camera, action="set", io_port=output, state="active")
@@ -197,7 +197,7 @@ async def test_inputs_are_not_switched(camera: Camera, old: Camera, ask: Ask) ->
 
 async def test_read_only_ports_are_not_touched(camera: Camera, ask: Ask) -> None:
     terminals(camera).readonly.add(2)
-    assert one(await ask(camera, action="read", io_ports=[2])).readonly
+    assert one(await ask(camera, action="read", only=[2])).readonly
     for action in ({"action": "set", "state": "active"}, {"action": "configure", "name": "X"}):
         with pytest.raises(Rejected, match="Port 2 is read-only"):
             await ask(camera, io_port=2, **action)
@@ -403,7 +403,7 @@ async def test_what_acts_needs_approval_for_exactly_this_camera(
 
 
 async def test_reading_needs_no_approval() -> None:
-    for given_ in ({}, {"action": "read", "io_ports": [1]}):
+    for given_ in ({}, {"action": "read", "only": [1]}):
         params = VapixIoPorts(targets=["10.0.0.5", "10.0.0.6"], credentials="axis/yard", **given_)  # type: ignore[arg-type]
         assert params.safety() is None and not params.approval()
 
@@ -460,7 +460,7 @@ async def test_hostile_names_are_shown_cut_and_without_control_characters(camera
         ({"action": "pulse", "io_port": 1, "seconds": 1, "state": "active"}, "state is not for action pulse"),
         ({"action": "configure", "io_port": 1}, "give direction, normal_state or name"),
         ({"action": "configure", "io_port": 1, "name": "a\nb"}, "name is one line"),
-        ({"action": "read"}, "action read needs io_ports"),
+        ({"action": "read"}, "action read needs only"),
         ({"io_port": 1}, "io_port is not for action list"),
         ({"action": "virtual", "virtual_input": 1, "state": "closed"}, "no circuit"),
         ({"action": "virtual", "virtual_input": 1, "state": "active", "seconds": 1.5}, "whole"),
