@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
-from tasks.network.probe._page import is_charset
+from tasks.network.probe._page import shown, text_of, title_of
 
 MOST_BYTES = 32 << 10
 """How much of a page is read: titles stand at its beginning."""
 MOST_HEAD = 16 << 10
-LONGEST = 200
 
 _STATUS = re.compile(rb"HTTP/1\.[01] +(\d{3})\b")
-# A title ends where another begins, so that no part of a page is looked through again and again.
-_TITLE = re.compile(rb"<title\b[^<>]{0,200}>([^<]*(?:<(?!/?title\b)[^<]*)*)</title\s*>", re.IGNORECASE)
-_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
+_TITLE_ENDS = re.compile(rb"</title\s*>", re.IGNORECASE)
 
 
 class NoPage(Exception):
@@ -85,7 +81,7 @@ def _enough(data: bytes) -> bool:
         # Not HTTP at all: no need to wait for more of it.
         return len(head) >= MOST_HEAD or (len(head) >= 5 and not head.startswith(b"HTTP/"))
     length = re.search(rb"\r\ncontent-length:\s*(\d{1,18})\s*(?:\r|$)", head, re.IGNORECASE)
-    return (length is not None and len(body) >= int(length[1])) or _TITLE.search(body) is not None
+    return (length is not None and len(body) >= int(length[1])) or _TITLE_ENDS.search(body) is not None
 
 
 def parse(data: bytes) -> FrontPage:
@@ -107,12 +103,11 @@ def parse(data: bytes) -> FrontPage:
         headers.setdefault(name.strip().lower(), value.strip())
     if headers.get("transfer-encoding", "").lower() == "chunked":
         body = _joined(body)
-    title = _TITLE.search(body)
     realm = re.search(r'realm="([^"]*)"', headers.get("www-authenticate", ""), re.IGNORECASE)
     return FrontPage(
         status=int(found[1]),
         server=shown(headers.get("server")),
-        title=shown(html.unescape(_decoded(title[1], headers.get("content-type", ""), body))) if title else None,
+        title=title_of(text_of(body, headers.get("content-type", ""))),
         location=shown(headers.get("location")),
         realm=shown(realm[1]) if realm else None,
     )
@@ -132,22 +127,6 @@ def _joined(body: bytes) -> bytes:
         parts.append(body[:length])
         body = body[length + 2 :]
     return b"".join(parts)
-
-
-def _decoded(text: bytes, content_type: str, body: bytes) -> str:
-    named = _CHARSET.search(content_type.encode()) or _CHARSET.search(body[:2048])
-    for charset in ([named[1].decode()] if named and is_charset(named[1].decode()) else []) + ["utf-8"]:
-        try:
-            return text.decode(charset)
-        except (LookupError, ValueError):
-            continue
-    return text.decode("latin-1")
-
-
-def shown(text: str | None) -> str | None:
-    """Return a stranger's text in one line without control characters, at most so long; None for nothing."""
-    clean = " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
-    return clean[:LONGEST] or None
 
 
 def same_server(location: str, scheme: str, host: str, port: int) -> str | None:

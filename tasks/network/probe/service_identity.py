@@ -33,7 +33,8 @@ from tasks.core.words import count
 from tasks.network._sparing import spare
 from tasks.network.probe._certificate import Parsed
 from tasks.network.probe._connection import Connection, Pace, Paces, Patience, connect
-from tasks.network.probe._front_page import FrontPage, NoPage, authority, read_front_page, same_server, shown
+from tasks.network.probe._front_page import FrontPage, NoPage, authority, read_front_page, same_server
+from tasks.network.probe._page import shown
 from tasks.network.probe._ssh_host_key import HostKey, NoHostKey, read_host_key
 from tasks.network.probe._tls_survey import Contexts
 

@@ -193,6 +193,16 @@ async def test_a_page_is_decoded_by_the_charset_its_server_names(check):
             assert seen.state == "ok" and seen.title == "Büro"
 
 
+async def test_a_page_is_decoded_by_the_charset_it_names_itself_where_its_server_names_none(check):
+    with HttpEndpoint() as server:
+        page = '<meta charset="shift_jis"><title>カメラ</title> 大きい'.encode("shift_jis")
+        server.reply(Reply(200, page, {"Content-Type": "text/html"}))
+        seen = await check(server.url, body="大きい")
+        assert seen.state == "ok" and seen.title == "カメラ"
+        server.reply(Reply(200, "<title>Büro</title>".encode("latin-1"), {"Content-Type": "text/html"}))
+        assert (await check(server.url)).title == "Büro"
+
+
 @pytest.mark.parametrize("charset", ["idna", "undefined", "punycode", "unicode_escape", "raw_unicode_escape", "zlib"])
 async def test_a_charset_that_no_page_is_written_in_neither_breaks_the_check_nor_delays_it(check, charset):
     body = b"<title>Shop</title>\\x-" + b"b" * 200_000
