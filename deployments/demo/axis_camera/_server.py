@@ -198,7 +198,7 @@ class _Connection:
         assert task is not None
         device.tasks.add(task)
         try:
-            while self.keep and await self._request():
+            while await self._request() and self.keep:
                 self.http.start_next_cycle()
         except (_Hangup, ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass
@@ -407,8 +407,9 @@ class _Connection:
             parts += self.http.send(h11.Data(data=answer.body)) or b""
         parts += self.http.send(h11.EndOfMessage()) or b""
         self.writer.write(parts)
-        # A client that asked for the connection to be closed, or one of HTTP/1.0, gets it closed.
-        self.keep = self.http.our_state is not h11.MUST_CLOSE and self.http.their_state is not h11.MUST_CLOSE
+        # A client that asked for the connection to be closed, or one of HTTP/1.0, gets it closed; so does one whose upgrade was refused:
+        # what it may have sent behind its request is no HTTP.
+        self.keep = self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
 
     async def _stream(self, answer: StreamResponse, entry: Logged) -> bool:
         entry.status = answer.status

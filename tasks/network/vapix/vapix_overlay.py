@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tasks.core.errors import Conflict, NotFound, Rejected, Unanswered, Unsupported
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.vapix import _overlays as overlays
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult, each_camera, entry, fitting
@@ -190,7 +191,7 @@ class OverlayResult(CamerasResult):
         before, after = camera.before, camera.after
         shown = after or before
         if shown is None:
-            return f"{camera.target}: {len(camera.overlays)} overlays"
+            return f"{camera.target}: {count(len(camera.overlays), 'overlay')}"
         what = (
             "added" if before is None else "removed" if after is None else "unchanged" if before == after else "changed"
         )

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from tasks.core.errors import Conflict, InvalidParameters, NotFound, Rejected, ToolError, Unanswered, Unsupported
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.vapix import _masks_reading as reading
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._fleet import (
@@ -192,7 +193,7 @@ class PrivacyMaskResult(CamerasResult):
         if camera.outcome is not CameraOutcome.DONE:
             return super().one_line(camera)
         shown = [f"{mask.name}{' (off)' if mask.enabled is False else ''}" for mask in camera.masks]
-        said = f"{camera.target}: {len(shown)} masks{': ' if shown else ''}{', '.join(shown[:8])}{', ...' if shown[8:] else ''}"
+        said = f"{camera.target}: {count(len(shown), 'mask')}{': ' if shown else ''}{', '.join(shown[:8])}{', ...' if shown[8:] else ''}"
         return said if camera.before is None else f"{said} (before: {len(camera.before)})"
 
 

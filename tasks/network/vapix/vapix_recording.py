@@ -14,6 +14,7 @@ from tasks.core.models import Example, Safety, Service
 from tasks.core.redact import json_size
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network._sparing import ROOM_BYTES, spare_entries
 from tasks.network.vapix import _recording_export as exporting
 from tasks.network.vapix import _storage as storage
@@ -188,7 +189,7 @@ class RecordingResult(CamerasResult):
             )
         more = "" if camera.complete else " and more"
         running = sum(one.running for one in camera.recordings)
-        return f"{camera.target}: {len(camera.recordings)} recordings{more}{f', {running} going on' if running else ''}"
+        return f"{camera.target}: {count(len(camera.recordings), 'recording')}{more}{f', {running} going on' if running else ''}"
 
 
 @dataclass

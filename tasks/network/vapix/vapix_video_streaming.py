@@ -15,6 +15,7 @@ from tasks.core.errors import Busy, InvalidParameters, NotFound, Refused, Reject
 from tasks.core.models import Example, FileRef, Safety, Scope, Service
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult, each_camera, entry, fitting
 from tasks.network.vapix._params import CameraParams, fleet_timeout
 from tasks.network.vapix._picture import dimensions, is_jpeg, is_whole, light_of
@@ -254,7 +255,7 @@ class VapixVideoStreamingResult(CamerasResult):
             if camera.answers:
                 said = f"the stream answers with {', '.join(camera.codecs)} in {camera.milliseconds or 0:.0f} ms"
         elif self.action is VideoAction.OFFERS:
-            said = f"{', '.join(camera.codecs)}; {len(camera.resolutions)} resolutions, {len(camera.profiles)} profiles"
+            said = f"{', '.join(camera.codecs)}; {count(len(camera.resolutions), 'resolution')}, {count(len(camera.profiles), 'profile')}"
         return f"{camera.target}: {said}; {camera.note}" if camera.note else f"{camera.target}: {said}"
 
 
