@@ -268,3 +268,26 @@ async def test_without_the_capability_it_says_how_to_get_it(tmp_path: Path) -> N
 
 def _number(address: str) -> int:
     return int.from_bytes(bytes(int(part) for part in address.split(".")))
+
+
+async def test_a_killed_process_leaves_no_home_of_netdiscovers_behind(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "netdiscover"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    places = tmp_path / "places"
+    places.mkdir()
+    words = "import asyncio; from tasks.network.scan._netdiscover_program import listen; asyncio.run(listen('lo', 60))"
+    root = str(Path(__file__).parents[3])
+    caller = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", words, cwd=root,
+        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(places), "PYTHONPATH": root},
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        while not list(places.glob("*/.netdiscover")):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # the program runs
+        caller.kill()
+        await caller.wait()
+        while list(places.iterdir()):
+            await asyncio.sleep(0.05)
