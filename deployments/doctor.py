@@ -20,6 +20,7 @@ from deployments.local.home import LEAST_FREE_BYTES, Home
 from deployments.local.variables import downloads_login, downloads_url
 from tasks.core.errors import MissingProgram, ToolError
 from tasks.core.process import find_program
+from tasks.core.words import count
 
 CAP_NET_RAW = 13  # <linux/capability.h>
 CAPTURE_FREE_BYTES = 1 << 30
@@ -197,7 +198,7 @@ def check_services(home: Path) -> list[Check]:
         if service.external:
             checks.append(Check(f"service {service.name}", True, f"external: {service.detail}"))
         else:
-            restarted = f"; restarted {service.restarts} times" if service.restarts else ""
+            restarted = f"; restarted {count(service.restarts, 'time')}" if service.restarts else ""
             fix = None if service.alive else f"signalbox down; signalbox up   (its log: {home}/logs/{service.name}.log)"
             state = "runs" if service.alive else "does not run"
             checks.append(Check(f"service {service.name}", service.alive, f"{state}: {service.detail}{restarted}", fix))

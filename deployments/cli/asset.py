@@ -169,7 +169,7 @@ def conflicts(*, site: str | None = None, state: str = "open", json: bool = Fals
     for entry in found:
         assets = ", ".join(map(str, entry.asset_ids)) or "none"
         say(
-            f"{entry.id}  {entry.kind}  {entry.ip or ''}  {entry.reason}  (seen {entry.sightings} times, assets {assets})"
+            f"{entry.id}  {entry.kind}  {entry.ip or ''}  {entry.reason}  (seen {count(entry.sightings, 'time')}, assets {assets})"
         )
         for evidence in entry.evidence:
             emit_table([{"what": key, "evidence": value} for key, value in evidence.items()])
