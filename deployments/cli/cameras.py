@@ -73,7 +73,7 @@ async def _audit(parameters: dict[str, Any], sheet: Path | None, *, as_json: boo
     if not isinstance(result, CameraAudit):
         if isinstance(result, BaseException):
             raise result
-        return complain(state.message or state.name, status=1)
+        return complain(state.message or state.name or "The audit failed.", status=1)
     if sheet is not None:
         await _save_sheets(result, sheet)
     if as_json:

@@ -28,9 +28,9 @@ from deployments.demo.servers import https
 from tasks.core.errors import InvalidParameters, NotFound, Refused
 from tasks.core.redact import json_size
 from tasks.core.run import FixedWiring, ToolRun, running, wired
+from tasks.network._sparing import spare
 from tasks.network.probe import tls_certificate as module
 from tasks.network.probe._cipher_suites import OLDER_SUITES, SUITES
-from tasks.network._sparing import spare
 from tasks.network.probe._starttls import StartTls
 from tasks.network.probe._tls_hello import Flight, NotTls, Version, client_hello
 from tasks.network.probe._tls_survey import Question
