@@ -816,11 +816,11 @@ def _pause(seconds: float | None) -> str:
 def retry_after(answer: Answer) -> float | None:
     """Seconds the server asks to wait (RFC 9110 section 10.2.3: a number or a date); None when it says nothing usable."""
     value = answer.headers.get("retry-after", "").strip()
-    if value.isdigit() and len(value) < 9:
+    if value.isascii() and value.isdigit() and len(value) < 9:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

@@ -32,7 +32,7 @@ from tasks.core.errors import (
     Untrusted,
 )
 from tasks.core.gate import PinnedUrl
-from tasks.core.http import Answer, send
+from tasks.core.http import Answer, retry_after, send
 from tasks.core.transport import explain_connection
 
 
@@ -395,3 +395,9 @@ def _assert_free_of_secrets(error: BaseException, log: str) -> None:
 
 def test_the_reply_of_an_answer_that_is_logged_shows_no_body_and_no_address() -> None:
     assert "s3cret" not in repr(Answer(200, httpx.Headers({"x": "s3cret"}), b"s3cret", False, 0.1, "http://a/s3cret"))
+
+
+@pytest.mark.parametrize("said", ["\xb2", "Mon, 01 Jan 2026 00:00:00 +99999999999999999999"])
+async def test_a_retry_after_that_is_no_time_is_none(said: str) -> None:
+    headers = httpx.Headers([(b"retry-after", said.encode("latin-1"))])
+    assert retry_after(Answer(503, headers, b"", False, 0.1, "http://192.0.2.7/")) is None
