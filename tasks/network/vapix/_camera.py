@@ -598,7 +598,7 @@ class Camera:
             )
         uptime = str(data.get("uptime", ""))
         boot_id = said(data.get("bootid") or "", 64) or None
-        return boot_id, int(uptime) if uptime.isdigit() and len(uptime) < 12 else None
+        return boot_id, int(uptime) if uptime.isascii() and uptime.isdigit() and len(uptime) < 12 else None
 
     async def _identify(self) -> DeviceId:
         key = (self.site, self.address, self.port, self._boot_id)

@@ -194,7 +194,9 @@ async def read_means(head: Head, *, limits: bool = True) -> Means:
             for name, value in said.items()
             if name.startswith(prefix) and (flag := _flag(value)) is not None
         },
-        longest_name=int(longest) if longest.isdigit() and 0 < int(longest[:4]) <= text.MOST_NAME else 31,
+        longest_name=int(longest)
+        if re.fullmatch(r"[0-9]{1,4}", longest) and 0 < int(longest) <= text.MOST_NAME
+        else 31,
         limits=text.limits(await ask(head, "limits")) if limits and enabled is not False else {},
     )
 
@@ -285,7 +287,7 @@ def find_preset(presets: list[Preset], wanted: str) -> Preset:
     if named:
         return named[0]
     for preset in presets:
-        if wanted.isdigit() and preset.number == int(wanted):
+        if re.fullmatch(r"[0-9]{1,5}", wanted) and preset.number == int(wanted):
             return preset
     there = ", ".join(repr(preset.name) for preset in presets[:20])
     raise NotFound(f"The camera has no preset {wanted!r}.", hint=f"There are {there}." if there else "It has none.")

@@ -136,7 +136,7 @@ def _text(element: Element | None) -> str | None:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().isdigit() and len(text) < 9 else None
+    return int(text) if text is not None and text.isascii() and text.strip().isdigit() and len(text) < 9 else None
 
 
 # --- SOAP ------------------------------------------------------------------------------------------------------------

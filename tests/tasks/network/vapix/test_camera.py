@@ -508,3 +508,13 @@ async def test_the_clock_of_the_camera_is_noted() -> None:
             assert camera.clock is not None
             device_at, our_time = camera.clock
     assert -7203 < (device_at - our_time).total_seconds() < -7197
+
+
+@pytest.mark.parametrize("uptime", ["\u00b2", "\u2460", "-1", "1e9", 10**30, True, None])
+async def test_an_uptime_that_is_no_number_is_none(dome: Simulated, uptime: Any) -> None:
+    ready = {"systemready": "yes", "needsetup": "no", "uptime": uptime}
+    dome.device.faults.add(
+        _camera.SYSTEMREADY, Fault("answer", response=Response.json({"apiVersion": "1.1", "data": ready}))
+    )
+    async with talk(dome) as camera:
+        assert (await camera.device()).uptime is None

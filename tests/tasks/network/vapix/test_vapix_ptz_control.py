@@ -36,6 +36,7 @@ from tasks.core.errors import (
 from tasks.core.models import Safety
 from tasks.network.vapix import _ptz_moving as moving
 from tasks.network.vapix import _ptz_text as text
+from tasks.network.vapix._ptz_reading import find_preset
 from tasks.network.vapix.vapix_ptz_control import (
     PtzAction,
     PtzCamera,
@@ -646,3 +647,10 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < limit, "it did not happen"
         await asyncio.sleep(0.02)
+
+
+def test_a_preset_whose_name_only_looks_like_a_number_is_sought_by_name() -> None:
+    for wanted in ("\u00b2", "\u0662", "9" * 128):
+        with pytest.raises(NotFound):
+            find_preset([text.Preset(2, "Gate")], wanted)
+    assert find_preset([text.Preset(2, "Gate")], "2").name == "Gate"
