@@ -21,9 +21,11 @@ from tasks.core.errors import Forbidden, Unauthorized, Untrusted
 REMEMBERED_SECONDS = 60.0
 """How long a refused password is not tried again by this process: a flow that runs six tools must not make six wrong attempts."""
 _HASHES: dict[str, Callable[[bytes], hashlib._Hash]] = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
-_PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+# Names begin where a word does: begun at each letter, a long word without an equals sign would take its length squared.
+_PARAMETER = re.compile(r'(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SERIAL = re.compile(r"AXIS_([0-9A-Fa-f]{12})")
 _LONGEST_CHALLENGE = 4096
+_MOST_HEADERS = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
     ['basic']
     """
     found = []
-    for header in headers:
+    for header in headers[:_MOST_HEADERS]:
         text = header[:_LONGEST_CHALLENGE]
         # Several challenges may stand in one header, each begins with its scheme and a parameter.
         starts = [match.start(1) for match in re.finditer(r"(?:^|,)\s*((?:Digest|Basic)\s)", text, re.IGNORECASE)]

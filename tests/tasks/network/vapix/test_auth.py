@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 from hypothesis import given
@@ -189,3 +190,10 @@ def test_no_error_names_the_password() -> None:
         camera.challenged([DIGEST], tried=1)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(_auth._refused)
+
+
+def test_challenges_made_to_take_long_are_read_at_once() -> None:
+    hostile = ["Digest " + "a" * 4089, "Digest " + " a" * 2044, "Digest " + " " * 4089, "," * 4096, ", Basic " * 512]
+    began = time.process_time()
+    parse_challenges(hostile * 24)  # about the 100 kB of headers that one answer may have
+    assert time.process_time() - began < 2
