@@ -20,6 +20,10 @@ BATCH = 128
 ANSWER_SECONDS = 5.0
 """Longest wait for one answer: these hosts answered a moment ago, and what is slower is asked by the next discovery."""
 _REALM = re.compile(r"AXIS_([0-9A-F]{12})")
+_AXIS_SERVICE = "_axis-video._tcp"
+_AXIS_SERVER = re.compile(r"(?<![a-z])axis", re.IGNORECASE)
+_AXIS_SERIAL = re.compile(r"(?<![0-9a-f])(?:00408c|accc8e|b8a44f|e82725)[0-9a-f]{6}(?![0-9a-f])", re.IGNORECASE)
+"""A serial of Axis's is a MAC of theirs, and these are the prefixes the IEEE gave them."""
 _KINDS = (
     ("camera", "camera"),
     ("encoder", "encoder"),
@@ -61,12 +65,12 @@ class AxisDevice:
 def axis_ports(
     hosts: Mapping[str, Sequence[Port]], vendors: Mapping[str, str | None], facts: Mapping[str, Mapping[str, str]]
 ) -> dict[int, list[str]]:
-    """Choose the hosts that may be Axis devices, by MAC prefix or by what their front page asks a password for, and a port of each.
+    """Choose the hosts that may be Axis devices, by MAC prefix, front page or their own word, and a port of each.
 
     Args:
         hosts: Addresses with their open ports.
         vendors: Vendor by address, as the MAC prefix says.
-        facts: What the services said, by address.
+        facts: What the services said and the host announced, by address.
 
     Returns:
         Addresses by port: 80 where it is open, else 443.
@@ -74,7 +78,8 @@ def axis_ports(
     chosen: dict[int, list[str]] = {}
     for address, ports in hosts.items():
         by_vendor = "axis communications" in (vendors.get(address) or "").lower()
-        if not by_vendor and not _REALM.fullmatch(facts.get(address, {}).get("http_realm", "")):
+        said = facts.get(address, {})
+        if not by_vendor and not _REALM.fullmatch(said.get("http_realm", "")) and not announces_axis(said):
             continue
         opened = {port.port for port in ports if port.protocol == "tcp"}
         for port in (80, 443):
@@ -82,6 +87,23 @@ def axis_ports(
                 chosen.setdefault(port, []).append(address)
                 break
     return chosen
+
+
+def announces_axis(facts: Mapping[str, str]) -> bool:
+    """Whether a host says that it is an Axis device.
+
+    >>> announces_axis({"mdns_services": "_axis-video._tcp, _http._tcp"}), announces_axis({"mdns_services": "_http._tcp"})
+    (True, False)
+    >>> announces_axis({"ssdp_usn": "uuid:Upnp-BasicDevice-1_0-ACCC8E012345::upnp:rootdevice"})
+    True
+    >>> announces_axis({"ssdp_server": "Linux, UPnP/1.0, AXIS P3265"}), announces_axis({"ssdp_server": "Praxis 1.0"})
+    (True, False)
+    """
+    return (
+        _AXIS_SERVICE in facts.get("mdns_services", "").split(", ")
+        or _AXIS_SERVER.search(facts.get("ssdp_server", "")) is not None
+        or _AXIS_SERIAL.search(facts.get("ssdp_usn", "")) is not None
+    )
 
 
 async def ask_axis(by_port: Mapping[int, Sequence[str]], site: str) -> dict[str, AxisDevice]:

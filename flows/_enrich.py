@@ -95,6 +95,7 @@ async def enrich(
     site: str,
     snmp: str | None,
     vendors: Mapping[str, str | None] | None = None,
+    announced: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Enrichment:
     """Ask live hosts what they say about themselves, one kind of question after the other: no host is asked by two tools at once.
 
@@ -103,12 +104,13 @@ async def enrich(
         site: The site.
         snmp: Block with the site's SNMP credentials; None: SNMP is not spoken.
         vendors: Who made each, as its MAC says, by address.
+        announced: What they said when everybody was asked, by address.
     """
     result = Enrichment()
     found = await _services(hosts, site)
     agents = await _agents(list(hosts), site, snmp, result) if snmp else {}
     together = {address: _put_together(found.get(address, []), agents.get(address)) for address in hosts}
-    facts = {address: said.facts for address, said in together.items()}
+    facts = {address: {**(announced or {}).get(address, {}), **said.facts} for address, said in together.items()}
     devices = await ask_axis(axis_ports(hosts, vendors or {}, facts), site)
     for address, one in together.items():
         said = replace(one, axis=devices.get(address))

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -97,6 +97,7 @@ async def scan_shard(
     *,
     at_once: int = 1,
     snmp: str | None = None,
+    announced: Mapping[str, Mapping[str, str]] | None = None,
     answered: Callable[[Iterable[str]], None] = lambda addresses: None,
 ) -> ShardResult:
     """Sweep a shard, then ask the live hosts only for ports, services and, in depth, their system; and for their names meanwhile.
@@ -110,6 +111,7 @@ async def scan_shard(
         names: Where names come from.
         snmp: Block with the site's SNMP credentials, if it has any.
         at_once: Shards scanned at the same time: each wishes for its part of the budget, else one takes all and the others wait.
+        announced: What hosts said when everybody was asked, by address.
         answered: Is told the addresses that answered the sweep, at once.
 
     Raises:
@@ -129,15 +131,21 @@ async def scan_shard(
         for sighting in result.sightings
     ]
     if profile != "quick" and named:
-        named = await _enriched(named, site, snmp, names)
+        named = await _enriched(named, site, snmp, names, announced)
     return replace(result, sightings=named)
 
 
-async def _enriched(sightings: list[Sighting], site: str, snmp: str | None, names: Names) -> list[Sighting]:
+async def _enriched(
+    sightings: list[Sighting],
+    site: str,
+    snmp: str | None,
+    names: Names,
+    announced: Mapping[str, Mapping[str, str]] | None,
+) -> list[Sighting]:
     """Add what the hosts say about themselves."""
     services = {sighting.address: sighting.services for sighting in sightings}
     vendors = {sighting.address: sighting.vendor for sighting in sightings}
-    found = await enrich(services, site, snmp, vendors)
+    found = await enrich(services, site, snmp, vendors, announced)
     nameless = certificate_hostnames(found.said, (sighting.address for sighting in sightings if sighting.hostnames))
     leading = await names.leading_to(nameless)
     told = [

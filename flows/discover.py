@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.snmp import SnmpCredentials
 from flows import _digest, _notify
+from flows._announcements import Announced, ask_links, silent_ones, with_announced
 from flows._flow_run import quietly, run_identity, skipped_late
 from flows._names import Names
 from flows._scan import (
@@ -136,6 +137,7 @@ async def discover(
     overlap: Literal["wait", "skip"] = "wait",
     confirm_large: bool = False,
     snmp: str | None = None,
+    announcements: bool = False,
 ) -> Any:
     """Discover networks, bring the inventory up to date, and tell people what changed.
 
@@ -151,6 +153,8 @@ async def discover(
         confirm_large: A deep discovery of more than 256 addresses needs this.
         snmp: Block with the site's SNMP credentials, such as snmp/core: live hosts are asked who they are, which addresses are theirs,
             and for serials. Without one SNMP is not spoken; communities are never guessed. Not with quick.
+        announcements: Ask everybody on our own links that are wholly in scope, by mDNS and SSDP, what they are: names and services of
+            hosts, hosts that answer nothing else, and Axis devices behind a MAC of somebody else's.
 
     Raises:
         InvalidParameters: A parameter is wrong; says which and what is right. Nothing was sent.
@@ -160,7 +164,16 @@ async def discover(
         return skipped
     try:
         report, result = await _discover(
-            targets, site, profile, list(notify or []), notify_when, preview, overlap, confirm_large, snmp
+            targets,
+            site,
+            profile,
+            list(notify or []),
+            notify_when,
+            preview,
+            overlap,
+            confirm_large,
+            snmp,
+            announcements,
         )
     except Overlapping as error:
         if overlap == "wait":
@@ -194,6 +207,7 @@ async def _discover(
     overlap: str,
     confirm_large: bool,
     snmp: str | None,
+    announcements: bool,
 ) -> tuple[_digest.Report, DiscoverResult]:
     started = time.monotonic()
     policy = await wiring().policy(site)
@@ -216,9 +230,10 @@ async def _discover(
     own = await own_addresses()
     here = [item.address for item in own]
     async with scan_lease(site, plan.asked, run_id, wait=overlap == "wait"), watching(site, plan.asked, here) as watch:
-        outcomes = await _scan_all(plan, site, profile, Names(site, known=here), watch, snmp)
+        announced = await ask_links(plan, site) if announcements else Announced()
+        outcomes = await _scan_all(plan, site, profile, Names(site, known=here), watch, snmp, announced)
     sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
-    sightings = add_own(sightings, own, plan.shards)
+    sightings = with_announced(add_own(sightings, own, plan.shards), announced)
     enriched = observe(sightings, plan, site)
     coverage = _coverage(plan, outcomes, sightings, own)
     # This machine answers itself also when its cable is out; where nobody else is in scope, that is all there is to hear.
@@ -244,7 +259,15 @@ async def _discover(
         hosts=tuple(_live_hosts(sightings, enriched, changes)),
         changes=changes,
         notes=tuple(
-            dict.fromkeys([*plan.notes, *watch.notes, *(note for sighting in sightings for note in sighting.notes)])
+            dict.fromkeys(
+                [
+                    *plan.notes,
+                    *watch.notes,
+                    *announced.notes,
+                    *silent_ones(sightings, plan, announced),
+                    *(note for sighting in sightings for note in sighting.notes),
+                ]
+            )
         ),
         duration=time.monotonic() - started,
         preview=preview,
@@ -263,7 +286,7 @@ def _predicted(plan: Plan, profile: Profile, policy: ProbePolicy) -> str:
 
 
 async def _scan_all(
-    plan: Plan, site: str, profile: Profile, names: Names, watch: Watch, snmp: str | None
+    plan: Plan, site: str, profile: Profile, names: Names, watch: Watch, snmp: str | None, announced: Announced
 ) -> list[_Outcome]:
     """Scan every shard, two at a time; a failure costs its shard."""
     places = asyncio.Semaphore(SHARDS_AT_ONCE)
@@ -276,7 +299,7 @@ async def _scan_all(
         nonlocal done
         async with places:
             at_once = min(SHARDS_AT_ONCE, len(plan.shards))
-            outcome = await _scan_one(shard, site, profile, names, watch, at_once, snmp)
+            outcome = await _scan_one(shard, site, profile, names, watch, at_once, snmp, announced)
         done += 1
         await quietly(
             aupdate_progress_artifact(
@@ -291,11 +314,20 @@ async def _scan_all(
 
 
 async def _scan_one(
-    shard: Shard, site: str, profile: Profile, names: Names, watch: Watch, at_once: int, snmp: str | None
+    shard: Shard,
+    site: str,
+    profile: Profile,
+    names: Names,
+    watch: Watch,
+    at_once: int,
+    snmp: str | None,
+    announced: Announced,
 ) -> _Outcome:
     def scan() -> Coroutine[Any, Any, ShardResult]:
         slower = at_once * watch.slowdown
-        return scan_shard(shard, site, profile, names, at_once=slower, snmp=snmp, answered=watch.suggest)
+        return scan_shard(
+            shard, site, profile, names, at_once=slower, snmp=snmp, announced=announced.facts, answered=watch.suggest
+        )
 
     for attempt in range(1, SHARD_ATTEMPTS + 1):
         try:

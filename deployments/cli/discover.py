@@ -24,6 +24,7 @@ def discover(
     skip_overlap: bool = False,
     yes: bool = False,
     snmp: str | None = None,
+    announcements: bool = False,
     picture: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -40,6 +41,7 @@ def discover(
         skip_overlap: Give up when another discovery scans one of these networks, instead of waiting.
         yes: Go ahead with a deep discovery of more than 256 addresses.
         snmp: Block with SNMP credentials, such as snmp/core, to ask live hosts who they are; without one SNMP is not spoken.
+        announcements: Ask all on our own links in scope, by mDNS and SSDP, what they are; Axis devices are then asked for more.
         picture: Write the address space as an SVG picture to this file.
         json: Print one JSON document.
     """
@@ -56,6 +58,7 @@ def discover(
         "overlap": "skip" if skip_overlap else "wait",
         "confirm_large": yes,
         "snmp": snmp,
+        "announcements": announcements,
     }
     state = asyncio.run(run(parameters))
     return show(state, as_json=json, picture=picture)

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-QUIET_METADATA = ("http_", "tls_", "snmp_")
+QUIET_METADATA = ("http_", "tls_", "snmp_", "mdns_", "ssdp_")
 """Beginnings of metadata that changes by itself (titles with a clock in them, renewed certificates): kept, and nobody is alerted."""
 
 

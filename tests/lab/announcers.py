@@ -18,6 +18,8 @@ from deployments.demo.servers import in_namespace
 MDNS, SSDP = ("224.0.0.251", 5353), ("239.255.255.250", 1900)
 Answer = tuple[bytes, tuple[str, int]]
 """A datagram, and whom it goes to."""
+Records = Callable[[], tuple[list[Packet], list[Packet]]]
+"""What is answered, and what is added to it."""
 
 
 @contextlib.contextmanager
@@ -62,7 +64,7 @@ def answering(
 
 
 def announcing_mdns(
-    namespace: str, records: Callable[[], tuple[list[Packet], list[Packet]]], *, to_all: bool = False
+    namespace: str, records: Records, *, to_all: bool = False
 ) -> contextlib.AbstractContextManager[list[bytes]]:
     """Announce records by mDNS; to the asker alone, as RFC 6762, 6.7 wants it, or to all as some devices do."""
 
@@ -94,20 +96,28 @@ def announcing_ssdp(
     return answering(namespace, SSDP, answers)
 
 
-def axis_records(model: str, serial: str, address: str) -> Callable[[], tuple[list[Packet], list[Packet]]]:
-    """What an Axis camera announces: the kinds it has, its video service, and where that is."""
-    instance, host = f"{model} - {serial}._axis-video._tcp.local", f"axis-{serial.lower()}.local"
+def service_records(kind: str, name: str, host: str, port: int, address: str, **txt: str) -> Records:
+    """What a device with one service announces."""
+    instance = f"{name}.{kind}.local"
 
     def records() -> tuple[list[Packet], list[Packet]]:
         said = [
-            DNSRR(rrname="_services._dns-sd._udp.local", type="PTR", rdata="_axis-video._tcp.local", ttl=10),
-            DNSRR(rrname="_axis-video._tcp.local", type="PTR", rdata=instance, ttl=10),
+            DNSRR(rrname="_services._dns-sd._udp.local", type="PTR", rdata=f"{kind}.local", ttl=10),
+            DNSRR(rrname=f"{kind}.local", type="PTR", rdata=instance, ttl=10),
         ]
+        entries = [f"{key}={value}".encode() for key, value in txt.items()]
         more = [
-            DNSRRSRV(rrname=instance, port=80, target=host, cacheflush=1, ttl=10),
-            DNSRR(rrname=instance, type="TXT", rdata=[f"macaddress={serial}".encode()], cacheflush=1, ttl=10),
-            DNSRR(rrname=host, type="A", rdata=address, cacheflush=1, ttl=10),
+            DNSRRSRV(rrname=instance, port=port, target=f"{host}.local", cacheflush=1, ttl=10),
+            DNSRR(rrname=instance, type="TXT", rdata=entries, cacheflush=1, ttl=10),
+            DNSRR(rrname=f"{host}.local", type="A", rdata=address, cacheflush=1, ttl=10),
         ]
         return said, more
 
     return records
+
+
+def axis_records(model: str, serial: str, address: str) -> Records:
+    """What an Axis camera announces: the kinds it has, its video service, and where that is."""
+    return service_records(
+        "_axis-video._tcp", f"{model} - {serial}", f"axis-{serial.lower()}", 80, address, macaddress=serial
+    )
