@@ -10,11 +10,11 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
 
 from blocks._trust import trust
@@ -60,12 +60,16 @@ from tasks.network.vapix._wire import (
 )
 from tasks.network.vapix._xml import child, children, envelope, local, parse_xml, unwrap
 
+T = TypeVar("T")
+
 OTHERS_SECONDS = 15.0
 """Longest wait for another run that talks with the same camera."""
 CACHE_SECONDS = 3600.0
 """How long what a camera can do is remembered, when it says by its boot id that it has not started again meanwhile."""
 BLIND_CACHE_SECONDS = 300.0
 """The same for cameras that have no boot id."""
+LARGE_BYTES = 64 << 10
+"""Longer answers take so long to read that others would wait for it."""
 
 SYSTEMREADY = "/axis-cgi/systemready.cgi"
 BASICDEVICEINFO = "/axis-cgi/basicdeviceinfo.cgi"
@@ -288,7 +292,7 @@ class Camera:
         answer = await self._ask(
             "POST", path, json=body, timeout=timeout, write=write, anonymous=anonymous, explain=explain
         )
-        return data_of(parse_json(answer.body, self.asked), self.asked, known)
+        return data_of(await apart(parse_json, answer.body, self.asked), self.asked, known)
 
     async def parameters(self, *groups: str) -> dict[str, str]:
         """Read parameters; names without `root.`. Groups the camera does not know, or does not show to our account, are absent.
@@ -298,7 +302,7 @@ class Camera:
         """
         query = {"action": "list", "group": ",".join(_group(group) for group in groups)}
         answer = await self._ask("GET", PARAM, query=query)
-        return parse_parameters(decode(answer.body), self.asked)
+        return await apart(lambda body: parse_parameters(decode(body), self.asked), answer.body)
 
     async def definitions(self, *groups: str) -> dict[str, Definition]:
         """Read what parameters take: type, choices, range, level; by name without `root.`."""
@@ -309,7 +313,7 @@ class Camera:
         }
         answer = await self._ask("GET", PARAM, query=query)
         raise_for_text(decode(answer.body[:1000]), self.asked)
-        return _definitions(parse_xml(answer.body, self.asked))
+        return await apart(lambda body: _definitions(parse_xml(body, self.asked)), answer.body)
 
     async def set_parameters(self, values: Mapping[str, str]) -> None:
         """Write parameters. The camera may take a value and clamp or ignore it: read back.
@@ -395,7 +399,7 @@ class Camera:
             answer = await self._ask("GET", path, query=query, write=write, timeout=timeout)
         if not answer.body.lstrip().startswith(b"<"):
             raise_for_text(decode(answer.body[:1000]), self.asked)
-        return parse_xml(answer.body, self.asked)
+        return await apart(parse_xml, answer.body, self.asked)
 
     async def soap(self, operation: Element, *, action: str, write: bool = False) -> Element:
         """Call an operation of a SOAP service, and return the element of its response.
@@ -423,7 +427,7 @@ class Camera:
             write=write,
             explain=explain,
         )
-        return unwrap(answer.body, self.asked)
+        return await apart(unwrap, answer.body, self.asked)
 
     async def rest(self, method: str, path: str, data: Any = None) -> Any:
         """Call a resource of the device configuration, and return its `data`; None when the answer has none.
@@ -453,7 +457,7 @@ class Camera:
         )
         if not answer.body.strip():
             return None
-        found = parse_json(answer.body, self.asked)
+        found = await apart(parse_json, answer.body, self.asked)
         self._rest_error(found)
         return found if "status" not in found and "data" not in found else found.get("data")
 
@@ -806,6 +810,11 @@ class Camera:
 
     _boot_id: str | None = None
     _uptime: int | None = None
+
+
+async def apart(read: Callable[..., T], body: bytes, *more: Any) -> T:
+    """Read an answer; a large one in a thread, so that other cameras do not wait for it."""
+    return await asyncio.to_thread(read, body, *more) if len(body) > LARGE_BYTES else read(body, *more)
 
 
 def _group(name: str) -> str:

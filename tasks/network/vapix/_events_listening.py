@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tasks.core.errors import Busy, NotFound, ToolError, Unreachable, Unsupported, Untrusted
-from tasks.network.vapix._camera import Camera
+from tasks.network.vapix._camera import Camera, apart
 from tasks.network.vapix._events import CameraEvent, Sieve, least
 from tasks.network.vapix._rtsp_events import RtspEvents, notifications
 from tasks.network.vapix._websocket import WebSocketEvents
@@ -268,7 +268,7 @@ class _RtspStream:
         async with contextlib.aclosing(self.inner.documents()) as documents:
             async for document in documents:
                 try:
-                    found = notifications(document)
+                    found = await apart(notifications, document)
                 except ValueError:
                     yield None
                     continue

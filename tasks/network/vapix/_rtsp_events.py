@@ -35,7 +35,7 @@ from tasks.network.vapix._events import (
     told_topic,
 )
 from tasks.network.vapix._wire import Declined, Nonsense
-from tasks.network.vapix._xml import anywhere, local, parse_xml
+from tasks.network.vapix._xml import anywhere, children, local, parse_xml
 
 RTSP_PORT = 554
 MOST_HEAD_BYTES = 16 << 10
@@ -235,7 +235,9 @@ def notifications(document: bytes) -> list[CameraEvent]:
     if local(root) != "MetadataStream":
         raise ValueError(f"the document is no MetadataStream but {clean(local(root), 40)}")
     now = datetime.now(UTC)
-    return [event for node in anywhere(root, "NotificationMessage") if (event := _event(node, now))]
+    # Only where they belong: one inside the other, each would be searched again for all that is in it.
+    nodes = (node for part in children(root, "Event") for node in children(part, "NotificationMessage"))
+    return [event for node in nodes if (event := _event(node, now))]
 
 
 def _event(node: Element, now: datetime) -> CameraEvent | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -35,7 +36,7 @@ from tasks.core.rate import Pacer
 from tasks.network.probe._connection import Paces
 from tasks.network.vapix import _auth, _camera
 from tasks.network.vapix._camera import Camera, open_camera
-from tasks.network.vapix._wire import Declined, Missing, NeedsSetup, Nonsense, NotReady
+from tasks.network.vapix._wire import Declined, Missing, NeedsSetup, Nonsense, NotReady, parse_parameters
 from tasks.network.vapix.vapix_device_info import vapix_device_info
 
 PARAM = "/axis-cgi/param.cgi"
@@ -518,3 +519,21 @@ async def test_an_uptime_that_is_no_number_is_none(dome: Simulated, uptime: Any)
     )
     async with talk(dome) as camera:
         assert (await camera.device()).uptime is None
+
+
+async def test_a_large_answer_is_read_beside_the_loop_and_a_small_one_in_it(
+    dome: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+
+    def read(text: str, place: str) -> dict[str, str]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse_parameters(text, place)
+
+    monkeypatch.setattr(_camera, "parse_parameters", read)
+    async with talk(dome) as camera:
+        assert await camera.parameters("Brand")
+        lines = "".join(f"root.Filler.F{number}=x\n" for number in range(50_000))
+        dome.device.faults.add(PARAM, Fault("answer", response=Response.text(lines)))
+        assert len(await camera.parameters("Filler")) == 50_000
+    assert threads == [True, False]

@@ -302,6 +302,7 @@ def _error_of(parse: Callable[[], Any]) -> str:
         b'<!DOCTYPE a [<!ENTITY b "x">]><a>&b;</a>',
         b'<?xml version="1.0"?><!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>',
         b"<a>" * 5000,
+        b"<a>" + b"<b/>" * 60_000 + b"</a>",
         b"<a/><b/>",
         b"",
         b"\x00",

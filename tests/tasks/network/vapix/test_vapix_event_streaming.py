@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -1254,3 +1255,10 @@ def test_the_sieve_remembers_no_more_than_it_must() -> None:
 
 def test_items_are_bounded() -> None:
     assert len(clean_items((f"n{number}", number) for number in range(1000))) == 32
+
+
+def test_messages_nested_in_messages_are_read_at_once() -> None:
+    nested = b"<Event><NotificationMessage>" * 48 + b"<a/>" * 45_000 + b"</NotificationMessage></Event>" * 48
+    began = time.process_time()
+    assert notifications(b"<MetadataStream>" + nested + b"</MetadataStream>") == []
+    assert time.process_time() - began < 2
