@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg2
@@ -20,6 +20,9 @@ from tasks.core.db.engine import Database
 from tasks.core.errors import Conflict, DatabaseGone
 from tasks.core.ledger import Ledger, RunEvent
 from tasks.core.run import FixedWiring, wired
+
+if TYPE_CHECKING:
+    from lab.stack import Stack
 
 
 @pytest.fixture
@@ -126,3 +129,19 @@ async def test_a_database_that_is_away_does_not_keep_the_store_full(
     with wired(FixedWiring(captures=store, book=lost)), pytest.raises(DatabaseGone):
         await prune()
     assert [entry.name for entry in store.files()] == ["new.pcap"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("product")
+def test_a_whole_stack_exports_its_ledger_and_the_command_proves_it(stack: Stack) -> None:
+    stack.cli("tool", "run", "tcp_port_check", "--target", "127.0.0.1", "--ports", "9")
+    assert stack.run_to_end("maintain/hourly")["state_name"] == "Completed"
+    done = stack.run_to_end("prune/on-demand")
+    assert done["state_name"] == "Completed", stack.run_logs(done["id"])
+    [found] = stack.cli_json("audit", "verify", "--site", "default")
+    assert found["problems"] == [] and found["batches"] == found["files"] >= 1 and found["events"] >= 2
+    dry = stack.run_to_end("prune/on-demand", {"dry_run": True, "ledger_days": 30})
+    assert dry["state_name"] == "Completed", stack.run_logs(dry["id"])
+    prune_now = stack.deployment("prune/on-demand")["id"]
+    refused = stack.request("POST", f"/deployments/{prune_now}/create_flow_run", {"parameters": {"ledger_days": 1}})
+    assert refused.status_code == 409 and "less than the minimum of 7" in refused.text
