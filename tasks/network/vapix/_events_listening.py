@@ -188,14 +188,15 @@ async def _open(
     camera: Camera, wish: Wish, topics: Sequence[str], heard: Heard, transport: Transport
 ) -> _WebSocketStream | _RtspStream:
     stream: _WebSocketStream | _RtspStream
+    most_bytes = MOST_STREAM_BYTES - heard.bytes_received
     if transport is Transport.WEBSOCKET:
         token = (await camera.text(WSSESSION)).strip()
-        stream = _WebSocketStream(WebSocketEvents(camera.websocket_place(), wish.timeout))
+        stream = _WebSocketStream(WebSocketEvents(camera.websocket_place(), wish.timeout, most_bytes))
         opening = stream.inner.open(token, topics, wish.items)
     else:
         # The password is proven over HTTP, where the camera tells a wrong one from a level that is too low.
         await camera.level()
-        stream = _RtspStream(RtspEvents(camera.rtsp_place(wish.rtsp_port), wish.timeout))
+        stream = _RtspStream(RtspEvents(camera.rtsp_place(wish.rtsp_port), wish.timeout, most_bytes))
         opening = stream.inner.open(topics, wish.items)
     try:
         await opening
@@ -224,6 +225,7 @@ async def _hear(stream: _Stream, wish: Wish, heard: Heard, until: float) -> Ende
                             return Ended.COUNT
                     if before + stream.bytes_received > MOST_STREAM_BYTES:
                         return Ended.BYTES
+            return Ended.BYTES  # it ends by itself only when too much came, be it nothing that we asked for
     return Ended.TIME
 
 

@@ -314,11 +314,13 @@ class RtspEvents:
     Attributes:
         place: Where it is, and who we are there. Over a connection that is not encrypted the password is not sent, only its digest.
         timeout: Seconds for the connection and for each answer.
+        most_bytes: After so many the documents end, whether there were any or not.
         bytes_received: What came.
     """
 
     place: Place
     timeout: float = 15.0
+    most_bytes: int = 1 << 40
     bytes_received: int = 0
     assembler: Assembler = field(default_factory=Assembler)
     _reader: asyncio.StreamReader | None = None
@@ -402,7 +404,7 @@ class RtspEvents:
             place.check_certificate(certificate.getpeercert(binary_form=True) or b"")
 
     async def documents(self) -> AsyncGenerator[bytes, None]:
-        """Whole documents as they come, until the camera ends the stream or the caller stops; keeps the session alive meanwhile.
+        """Whole documents as they come, until too much came or the caller stops; keeps the session alive meanwhile.
 
         Raises:
             Unreachable: The connection broke.
@@ -418,6 +420,8 @@ class RtspEvents:
                         yield document
                 elif item.status == 454:
                     raise Unreachable(f"{self.name} ended the session.")
+            if self.bytes_received > self.most_bytes:
+                return
             now = time.monotonic()
             if self._silent_since is not None and now - self._silent_since > self.timeout:
                 raise Unreachable(f"{self.name} has fallen silent.")

@@ -173,11 +173,13 @@ class WebSocketEvents:
     Attributes:
         place: Where it is.
         timeout: Seconds for the handshake and for the answer to our request.
+        most_bytes: After so many the frames end, whether there were events or not.
         bytes_received: Characters of the frames that came.
     """
 
     place: Place
     timeout: float = 15.0
+    most_bytes: int = 1 << 40
     bytes_received: int = 0
     _connection: ClientConnection | None = None
     _early: list[CameraEvent | None] = field(default_factory=list)
@@ -282,7 +284,7 @@ class WebSocketEvents:
             await self.place.pay(packets)
 
     async def frames(self) -> AsyncGenerator[CameraEvent | None, None]:
-        """Events as they come, None for a frame that cannot be read, until the caller stops.
+        """Events as they come, None for a frame that cannot be read, until too much came or the caller stops.
 
         Raises:
             Unreachable: The camera closed the connection, or it broke.
@@ -290,7 +292,7 @@ class WebSocketEvents:
         """
         while self._early:
             yield self._early.pop(0)
-        while True:
+        while self.bytes_received <= self.most_bytes:
             try:
                 found = await self._next()
             except ConnectionClosed as closed:

@@ -1262,3 +1262,26 @@ def test_messages_nested_in_messages_are_read_at_once() -> None:
     began = time.process_time()
     assert notifications(b"<MetadataStream>" + nested + b"</MetadataStream>") == []
     assert time.process_time() - began < 2
+
+
+async def test_a_flood_without_any_event_ends_too(
+    listen: Listen, ancient: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "MOST_STREAM_BYTES", 50_000)
+    empty = interleaved(4, packet(1, b"<MetadataStream/>"))
+    for flood in (interleaved(9, b"x" * 1000) * 100, empty * 2000):
+        async with scripted(ancient, after=flood) as port:
+            found = only(await listen([ancient], rtsp_port=port, seconds=6))
+        assert (found.ended, found.received) == ("bytes", 0)
+
+
+async def test_a_websocket_flooded_with_answers_ends_too(
+    listen: Listen, mid: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "MOST_STREAM_BYTES", 50_000)
+    sockets = mid.device.slot(EventSockets)
+    heard = asyncio.ensure_future(listen([mid], topics=[PORT], seconds=6))
+    await subscribed(mid)
+    mid.device.call(lambda: [sockets.send('{"data": {}, "filler": "' + "x" * 1000 + '"}') for _ in range(100)])
+    found = only(await heard)
+    assert found.ended == "bytes"
