@@ -68,6 +68,8 @@ CACHE_SECONDS = 3600.0
 """How long what a camera can do is remembered, when it says by its boot id that it has not started again meanwhile."""
 BLIND_CACHE_SECONDS = 300.0
 """The same for cameras that have no boot id."""
+ANONYMOUS_PORT = 80
+"""Where cameras are asked what they tell anybody, when nobody says another port."""
 LARGE_BYTES = 64 << 10
 """Longer answers take so long to read that others would wait for it."""
 
@@ -175,7 +177,7 @@ class Camera:
             self.secure, self.port = credentials.scheme == "https", credentials.port_of(port)
         else:
             # Nothing secret is sent: what anybody may ask needs no proof of who answers.
-            self.secure, self.port = port == 443, port or 80
+            self.secure, self.port = port == 443, port or ANONYMOUS_PORT
         self._der: bytes | None = None
         self._login = self._new_login()
         self._passerby = Passerby(asked)

@@ -31,7 +31,7 @@ from tasks.core.run import ToolRun, current_run
 from tasks.core.scrub import scrub
 from tasks.network._sparing import spare_entries
 from tasks.network.probe._connection import Pace, Paces
-from tasks.network.vapix._camera import Camera, open_camera
+from tasks.network.vapix._camera import ANONYMOUS_PORT, Camera, open_camera
 from tasks.network.vapix._params import IN_FLIGHT, REPORTING_SECONDS, CameraTargets
 from tasks.network.vapix._wire import DeviceId, NeedsSetup, Nonsense, NotReady
 
@@ -134,7 +134,7 @@ async def each_camera(
     named: str | None = getattr(params, "credentials", None)
     if credentials is None and named is not None:
         credentials = await run.load_block(named, AxisCredentials)
-    _check_port(run, params.port if params.port is not None or credentials is None else credentials.port_of())
+    _check_port(run, credentials.port_of(params.port) if credentials is not None else params.port or ANONYMOUS_PORT)
     paces = Paces(Pacer(run.packets_per_second), run.policy.host_packets_per_second)
     slots = asyncio.Semaphore(IN_FLIGHT)
     found: dict[str, Seen[T]] = {}
@@ -215,8 +215,8 @@ def _scrub(error: ToolError, credentials: AxisCredentials | None) -> None:
         error.args = (error.message,)
 
 
-def _check_port(run: ToolRun, port: int | None) -> None:
-    if port is not None and run.policy.is_never_port(port):
+def _check_port(run: ToolRun, port: int) -> None:
+    if run.policy.is_never_port(port):
         raise Refused(
             f"Port {port} must never be touched at site {run.site} (never_ports of its policy).",
             hint=f"If you know what listens there: signalbox policy ports --open {port}",

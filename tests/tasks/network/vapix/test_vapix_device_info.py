@@ -311,3 +311,10 @@ def _error_of(parse: Callable[[], Any]) -> str:
 def test_dangerous_or_broken_xml_is_nonsense(document: bytes) -> None:
     with pytest.raises(Nonsense):
         parse_xml(document, "it")
+
+
+async def test_a_port_that_must_never_be_touched_is_not_touched_without_an_account_either(perform: Any) -> None:
+    policy = ProbePolicy(never_ports=["80", "443"])
+    for port in (None, 80, 443):
+        with pytest.raises(Refused, match="never"):
+            await perform(vapix_device_info, {"targets": ["127.0.0.1"], "port": port}, policy=policy)
