@@ -15,6 +15,9 @@ from tasks.network.analyze._report import Severity
 
 Say = Callable[[Severity, str, str, str], None]
 """Takes severity, code, what was seen and what to do."""
+BLANK_BELOW = 1.5
+"""Standard deviation of brightness, of 255, below which a picture shows nothing: noise alone makes more of a scene."""
+MOST_GAPS, MOST_NAMED = 10, 3
 MOST_LISTED = 40
 """Findings and events a message lists; the run page has all of them."""
 
@@ -27,11 +30,13 @@ class Disk:
         name: What the camera calls it: SD_DISK, NetworkShare.
         ok: Whether it can be written.
         state: What the camera says of it.
+        ageing: What says that it will not last: worn, hot.
     """
 
     name: str
     ok: bool
     state: str
+    ageing: tuple[str, ...] = ()
 
 
 @dataclass
@@ -57,12 +62,14 @@ class CameraFacts:
         anonymous: Whether anybody may view.
         disks: Cards and shares.
         recording: Whether it records by itself now.
+        set_to_record: Whether it is set to record all the time.
         stream: Whether its stream answers.
         brightness: Mean brightness of its picture, 0 to 255.
         contrast: Standard deviation of that.
         picture: The picture.
         masks: Privacy masks that are on.
-        untold: What could not be read, and why.
+        untold: What was asked and could not be read, and why.
+        excused: Parts of it that are not the camera's fault: it has no such thing, or others kept it busy.
         notes: What the connection was like.
     """
 
@@ -84,13 +91,19 @@ class CameraFacts:
     anonymous: bool | None = None
     disks: tuple[Disk, ...] | None = None
     recording: bool | None = None
+    set_to_record: bool = False
     stream: bool | None = None
     brightness: float | None = None
     contrast: float | None = None
     picture: FileRef | None = None
     masks: int | None = None
     untold: dict[str, str] = field(default_factory=dict)
+    excused: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+
+    def hidden(self, part: str) -> str | None:
+        """Why a part that was asked is not known; None when it is, was not asked, or is nobody's fault."""
+        return None if part in self.excused else self.untold.get(part)
 
     @property
     def label(self) -> str:
@@ -211,44 +224,106 @@ def _connection(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
 
 
 def _evidence(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
+    _storage(facts, policy, say)
+    _recording(facts, policy, say)
+    _video(facts, policy, say)
+    if mask_required(facts, policy):
+        if facts.masks == 0:
+            say(
+                Severity.CRITICAL,
+                "mask-missing",
+                "It must show a privacy mask and shows none.",
+                "Put the mask back before anybody watches or records.",
+            )
+        elif why := facts.untold.get("masks"):
+            say(
+                Severity.HIGH,
+                "mask-unknown",
+                f"It must show a privacy mask, and whether it does is not known: {_sentence(why)}",
+                "Audit it with an account that may see masks: an administrator's.",
+            )
+
+
+def _storage(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
     for disk in facts.disks or ():
         if not disk.ok:
             say(
                 Severity.HIGH if policy.require_storage else Severity.MEDIUM,
                 "storage-broken",
                 f"{disk.name} is {disk.state}.",
-                "Look at the card or the share: nothing is recorded there.",
+                "Look at the card or the share: nothing can be relied on that is recorded there.",
             )
-    if policy.require_storage and facts.disks == ():
+        for sign in disk.ageing:
+            say(Severity.MEDIUM, "storage-ageing", f"{disk.name} is {sign}.", "Replace it before it fails.")
+    if not policy.require_storage:
+        return
+    if facts.disks == ():
         say(Severity.HIGH, "no-storage", "It has no card and no share.", "Put in a card, or connect a share.")
-    if policy.require_recording and facts.recording is False:
+    elif facts.disks is None and (why := facts.untold.get("storage")):
+        say(
+            Severity.HIGH,
+            "storage-unknown",
+            f"It must have storage, and whether it does is not known: {_sentence(why)}",
+            "Audit it with an account that may see disks: an operator's. A camera without a slot needs an exception.",
+        )
+
+
+def _recording(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
+    if facts.recording is False and facts.set_to_record:
+        say(
+            Severity.HIGH,
+            "not-recording",
+            "It is set to record all the time, and records nothing.",
+            "Look at its card or share, then remove and add the continuous recording.",
+        )
+    elif not policy.require_recording:
+        return
+    elif facts.recording is False:
         say(
             Severity.HIGH,
             "not-recording",
             "It records nothing itself.",
             "Start a continuous recording, or a rule that records.",
         )
-    if facts.stream is False:
+    elif facts.recording is None and (why := facts.untold.get("recording")):
+        say(
+            Severity.HIGH,
+            "recording-unknown",
+            f"It must record, and whether it does is not known: {_sentence(why)}",
+            "Audit it with an account that may see recordings: an operator's.",
+        )
+
+
+def _video(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
+    why = facts.hidden("stream")
+    if facts.stream is False or (facts.stream is None and why is not None):
         say(
             Severity.HIGH,
             "no-stream",
-            f"Its stream does not answer: {(facts.untold.get('stream') or 'no reason given').rstrip('.')}.",
+            f"Its stream does not answer: {_sentence(why or 'no reason given')}",
             "Restart it when its other functions hang as well.",
         )
-    if facts.brightness is not None and facts.brightness < policy.black_below:
+    if facts.brightness is None:
+        if why := facts.hidden("picture"):
+            say(Severity.HIGH, "no-picture", f"It gives no picture: {_sentence(why)}", "Look at its own pages.")
+    elif facts.brightness < policy.black_below:
         say(
             Severity.HIGH,
             "picture-black",
             f"Its picture is black (mean brightness {facts.brightness:.1f} of 255).",
             "Is the lens covered, or its light off at night?",
         )
-    if facts.masks == 0 and mask_required(facts, policy):
+    elif facts.contrast is not None and facts.contrast < BLANK_BELOW:
         say(
-            Severity.CRITICAL,
-            "mask-missing",
-            "It must show a privacy mask and shows none.",
-            "Put the mask back before anybody watches or records.",
+            Severity.MEDIUM,
+            "picture-blank",
+            f"Its picture is the same all over (brightness {facts.brightness:.0f}, deviation {facts.contrast:.1f} of 255).",
+            "Is something before the lens, or does it look into a lamp?",
         )
+
+
+def _sentence(text: str) -> str:
+    return f"{text.rstrip('. ')}."
 
 
 def mask_required(facts: CameraFacts, policy: CameraPolicy) -> bool:
@@ -326,6 +401,8 @@ def title(report: Report) -> str:
     counts = Counter(str(finding.severity) for finding in report.findings)
     grave = join(f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity])
     cameras = f"{report.reached} of {count(len(report.cameras), 'camera')} audited"
+    if not report.findings and (silent := sum(any(map(facts.hidden, facts.untold)) for facts in report.cameras)):
+        return f"{cameras}, nothing wrong in what they tell; {silent} {'does' if silent == 1 else 'do'} not tell all"
     if not report.findings:
         return f"{cameras}, all as they should be"
     return f"{cameras}, {count(len(report.findings), 'finding')} on {affected} ({grave})"
@@ -349,6 +426,7 @@ def camera_rows(report: Report) -> list[dict[str, str]]:
             "stream": _yes(facts.stream),
             "masks": "" if facts.masks is None else str(facts.masks),
             "findings": str(by_camera[facts.target]),
+            "not told": join(part for part in facts.untold if facts.hidden(part)),
         }
         for facts in report.cameras
     ]
@@ -362,6 +440,20 @@ def _disks(facts: CameraFacts) -> str:
 
 def _yes(value: bool | None) -> str:
     return "" if value is None else "yes" if value else "no"
+
+
+def gaps(report: Report) -> list[str]:
+    """What cameras did not tell though they were asked: a line for each part and reason, the most cameras first."""
+    silent: dict[tuple[str, str], list[str]] = {}
+    for facts in report.cameras:
+        for part in facts.untold:
+            if why := facts.hidden(part):
+                silent.setdefault((part, why), []).append(facts.target)
+    lines = []
+    for (part, why), targets in sorted(silent.items(), key=lambda gap: -len(gap[1])):
+        named = ", ".join(targets[:MOST_NAMED]) + (", ..." if len(targets) > MOST_NAMED else "")
+        lines.append(f"{part}, of {count(len(targets), 'camera')} ({named}): {_sentence(why)}")
+    return lines if len(lines) <= MOST_GAPS else [*lines[:MOST_GAPS], f"... and {len(lines) - MOST_GAPS} more."]
 
 
 def finding_rows(report: Report) -> list[dict[str, str]]:
@@ -387,6 +479,8 @@ def text(report: Report) -> str:
     if report.changes:
         lines += ["", f"The inventory learned ({len(report.changes)}):"]
         lines += [f"- {' '.join(filter(None, row.values()))}" for row in report.changes[:MOST_LISTED]]
+    if silent := gaps(report):
+        lines += ["", "What they do not tell:", *(f"- {line}" for line in silent)]
     lines += [f"Not asked: {part}: {why}" for part, why in report.failed.items()]
     if report.url:
         lines += ["", report.url]
@@ -407,6 +501,8 @@ def html(report: Report) -> str:
         if rows
         else ""
     )
+    silent = "".join(f"<li>{markup.escape(line)}</li>" for line in gaps(report))
+    table += f"<p>What they do not tell:</p><ul>{silent}</ul>" if silent else ""
     link = f'<p><a href="{markup.escape(report.url)}">The whole report</a></p>' if report.url else ""
     return head + table + link
 
@@ -418,6 +514,8 @@ def markdown(report: Report, sheet: str | None) -> str:
         parts += ["## Findings", markdown_table(finding_rows(report), most=MOST_LISTED)]
     if report.changes:
         parts += ["## What the inventory learned", markdown_table([dict(row) for row in report.changes])]
+    if silent := gaps(report):
+        parts += ["## What they do not tell", "\n".join(f"- {escape(line)}" for line in silent)]
     if report.failed:
         parts += ["## Not asked", *(f"- **{escape(part)}**: {escape(why)}" for part, why in report.failed.items())]
     if sheet:

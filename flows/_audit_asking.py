@@ -17,7 +17,8 @@ from tasks.core.log import run_logger
 from tasks.core.registry import find_tool
 from tasks.core.run import wiring
 from tasks.core.tool import validate
-from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult
+from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult, outcome_of
+from tasks.network.vapix._storage import ageing
 from tasks.network.vapix.vapix_device_info import DeviceEntry
 from tasks.network.vapix.vapix_edge_storage import CameraStorage
 from tasks.network.vapix.vapix_privacy_mask import CameraMasks
@@ -30,6 +31,8 @@ BATCH = 48
 PICTURE = "640x360"
 """Resolution of the pictures: enough to see that a camera sees. Cameras that do not offer it send their own."""
 ANSWER_SECONDS = 10.0
+_EXCUSED = {CameraOutcome.UNSUPPORTED, CameraOutcome.BUSY}
+"""A camera that has no such thing, or that others keep busy, is not blamed for what it does not show."""
 
 R = TypeVar("R", bound=CamerasResult)
 
@@ -57,7 +60,7 @@ async def ask(
     """
     common = {"credentials": credentials, "site": site, "port": port, "timeout": ANSWER_SECONDS}
 
-    async def run(tool: str, chosen: Sequence[CameraFacts], part: str, **params: Any) -> Sequence[Any]:
+    async def run(tool: str, chosen: Sequence[CameraFacts], *wanted: str, **params: Any) -> Sequence[Any]:
         if not chosen:
             return []
         try:
@@ -66,9 +69,9 @@ async def ask(
             raise
         except ToolError as error:
             if len(chosen) == 1:  # what became of a single camera is raised: it is that camera's matter
-                _untold(chosen[0], part, str(error))
+                _untold(chosen[0], wanted, outcome_of(error), str(error))
             else:
-                failed[part] = str(error)
+                failed.update(dict.fromkeys(wanted, str(error)))
             return []
 
     by_target = {facts.target: facts for facts in cameras}
@@ -77,11 +80,12 @@ async def ask(
     for said in await run("vapix_device_info", cameras, "identity", views=views):
         _identity(by_target[said.target], said)
     there = [facts for facts in cameras if facts.reachable]
-    _fill(by_target, await _storage(run, there, parts), "storage", _stored(parts))
+    if kept := [part for part in ("storage", "recording") if part in parts]:
+        _fill(by_target, await run("vapix_edge_storage", there, *kept, health="storage" in kept), kept, _stored(kept))
     if "masks" in parts:
-        _fill(by_target, await run("vapix_privacy_mask", there, "masks", action="list"), "masks", _masked)
+        _fill(by_target, await run("vapix_privacy_mask", there, "masks", action="list"), ("masks",), _masked)
     if "stream" in parts:
-        _fill(by_target, await run("vapix_video_streaming", there, "stream", action="check"), "stream", _streamed)
+        _fill(by_target, await run("vapix_video_streaming", there, "stream", action="check"), ("stream",), _streamed)
     if "picture" in parts:
         await _pictures(run, by_target, there)
 
@@ -101,17 +105,19 @@ async def _entries(tool: str, params: dict[str, Any]) -> Sequence[CameraEntry]:
     return result.cameras
 
 
-def _untold(facts: CameraFacts, part: str, why: str) -> None:
-    if part == "identity":
+def _untold(facts: CameraFacts, parts: Sequence[str], outcome: CameraOutcome, why: str) -> None:
+    if "identity" in parts:
         facts.problem = why
-    else:
-        facts.untold[part] = why
+        return
+    facts.untold |= dict.fromkeys(parts, why)
+    if outcome in _EXCUSED:
+        facts.excused |= set(parts)
 
 
 def _fill(
     by_target: dict[str, CameraFacts],
     entries: Iterable[Any],
-    part: str,
+    parts: Sequence[str],
     take: Callable[[CameraFacts, Any], None],
 ) -> None:
     for said in entries:
@@ -119,7 +125,7 @@ def _fill(
         if said.outcome is CameraOutcome.DONE:
             take(facts, said)
         else:
-            _untold(facts, part, said.detail or str(said.outcome))
+            _untold(facts, parts, said.outcome, said.detail or str(said.outcome).replace("_", " "))
 
 
 # --- what each part says -----------------------------------------------------------------------------------------------
@@ -145,24 +151,24 @@ def _identity(facts: CameraFacts, said: DeviceEntry) -> None:
     facts.notes = (said.detail,) if said.detail else ()
 
 
-async def _storage(run: Any, there: Sequence[CameraFacts], parts: Sequence[Part]) -> Sequence[Any]:
-    if not {"storage", "recording"} & set(parts):
-        return []
-    entries: Sequence[Any] = await run("vapix_edge_storage", there, "storage")
-    return entries
-
-
-def _stored(parts: Sequence[Part]) -> Callable[[CameraFacts, CameraStorage], None]:
+def _stored(parts: Sequence[str]) -> Callable[[CameraFacts, CameraStorage], None]:
     def take(facts: CameraFacts, said: CameraStorage) -> None:
         if "storage" in parts:
             # A slot without a card is no broken card.
             facts.disks = tuple(
-                Disk(disk.disk_id, ok=disk.usable and not disk.full, state="full" if disk.full else disk.status)
+                Disk(
+                    disk.disk_id,
+                    ok=disk.usable and not disk.full,
+                    state="full" if disk.full else disk.status,
+                    ageing=tuple(ageing(disk)),
+                )
                 for disk in said.disks
                 if disk.total_bytes or disk.usable or disk.status not in ("disconnected", "")
             )
         if "recording" in parts:
-            facts.recording = said.recording_now
+            facts.recording, facts.set_to_record = said.recording_now, bool(said.continuous)
+            if said.recording_now is None:
+                facts.untold["recording"] = " ".join(said.remarks) or "It does not say."
 
     return take
 
@@ -183,12 +189,13 @@ async def _pictures(run: Any, by_target: dict[str, CameraFacts], there: Sequence
     left = list(there)
     for size in (PICTURE, None):
         entries = await run("vapix_video_streaming", left, "picture", action="snapshot", resolution=size)
-        _fill(by_target, entries, "picture", _pictured)
+        _fill(by_target, entries, ("picture",), _pictured)
         left = [facts for facts in left if facts.picture is None]
         if size is None or not left:
             break
         for facts in left:
             facts.untold.pop("picture", None)
+            facts.excused -= {"picture"}
 
 
 def _pictured(facts: CameraFacts, said: VideoCamera) -> None:

@@ -114,7 +114,10 @@ async def test_a_fleet_with_dead_hanging_and_wrong_cameras_is_audited_and_nobody
         assert "clock-wrong" in codes[found[fast].address]
         assert "storage-broken" in codes[found[broken].address]
         assert "picture-black" in codes[found[dark].address]
-        assert not {"clock-wrong", "storage-broken", "picture-black"} & codes.get(all_of_them[0].address, set())
+        assert "no-picture" in codes[found[cut].address]
+        assert not {"clock-wrong", "storage-broken", "picture-black", "no-picture"} & codes.get(
+            all_of_them[0].address, set()
+        )
         assert all(row["stream"] in ("yes", "no", "") for row in rows.values())
 
         # One wrong password is one attempt: no six tools that lock the fleet out.
@@ -137,6 +140,25 @@ async def test_a_fleet_with_dead_hanging_and_wrong_cameras_is_audited_and_nobody
             targets=[camera.address for camera in all_of_them[:6]], port=all_of_them[0].port, parts=[]
         )
         assert again.outcome == "Completed" and again.changes == [] and again.sheets == []
+
+
+async def test_an_account_too_low_to_see_masks_and_disks_is_no_clean_bill(
+    prefect_server: str, inventory: Any, tmp_path: Path
+) -> None:
+    policy = CameraPolicy(masks_required=["127.0.0.0/8"], require_storage=True, require_recording=True)
+    low = AxisCredentials(username="viewer", password="pass", scheme="http")
+    with cameras("mid", "mid") as two, wired(wiring(tmp_path, cameras_strict=policy, axis_low=low)):
+        targets = [camera.address for camera in two]
+        for asked in (targets, targets[:1]):  # a single camera's error is raised by the tools
+            state = await audit_cameras(
+                credentials="axis/low", targets=asked, port=two[0].port, policy="cameras/strict", return_state=True
+            )
+            result = getattr(state.data, "result", state.data)
+            assert isinstance(result, CameraAudit)
+            found = {(finding["camera"], finding["code"].removeprefix("camera.")) for finding in result.findings}
+            wanted = {(one, code) for one in asked for code in ("mask-unknown", "storage-unknown", "recording-unknown")}
+            assert found >= wanted
+            assert "masks" in result.cameras[0]["not told"] and "What they do not tell" in result.text
 
 
 async def test_cameras_of_the_inventory_are_audited_all_or_by_tag(

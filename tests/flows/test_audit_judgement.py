@@ -94,6 +94,58 @@ def test_what_a_camera_did_not_tell_is_not_held_against_it() -> None:
     assert codes(silent) == []
 
 
+@pytest.mark.parametrize(
+    ("differences", "code"),
+    [
+        ({"masks": None, "untold": {"masks": "Its level is too low."}}, "mask-unknown"),
+        ({"disks": None, "untold": {"storage": "Its level is too low."}}, "storage-unknown"),
+        ({"recording": None, "untold": {"recording": "It sent garbage."}}, "recording-unknown"),
+        ({"stream": None, "untold": {"stream": "It did not answer."}}, "no-stream"),
+        ({"brightness": None, "untold": {"picture": "The picture is cut off."}}, "no-picture"),
+    ],
+)
+def test_what_is_required_and_cannot_be_seen_is_a_finding(differences: dict[str, object], code: str) -> None:
+    [finding] = judge(camera(**differences), STRICT)
+    assert finding.code == f"camera.{code}" and finding.severity is Severity.HIGH
+    why = next(iter(differences["untold"].values()))  # type: ignore[attr-defined]
+    assert why in finding.what
+    if code not in ("no-stream", "no-picture"):
+        assert codes(camera(**differences), CameraPolicy()) == []
+
+
+def test_a_radar_without_video_and_a_camera_others_keep_busy_are_not_blamed_for_it() -> None:
+    why = {"stream": "This camera has no video.", "picture": "This camera has no video."}
+    assert codes(camera(stream=None, brightness=None, untold=why, excused=frozenset(why))) == []
+
+
+def test_what_cameras_did_not_tell_is_said_once_for_all_of_them_and_praise_is_withheld() -> None:
+    cameras = [
+        camera(target=f"10.0.0.{n}", masks=None, untold={"masks": "An account of an administrator is needed."})
+        for n in range(1, 8)
+    ]
+    cameras.append(camera(untold={"stream": "This camera has no video."}, excused=frozenset({"stream"})))
+    report = Report(site="yard", cameras=cameras, findings=findings_of(cameras, CameraPolicy()))
+    assert _audit.title(report) == "8 of 8 cameras audited, nothing wrong in what they tell; 7 do not tell all"
+    said = "masks, of 7 cameras (10.0.0.1, 10.0.0.2, 10.0.0.3, ...): An account of an administrator is needed."
+    assert said in _audit.text(report) and "no video" not in _audit.text(report)
+    assert "masks" in _audit.markdown(report, None) and "7 cameras" in _audit.html(report)
+    assert [row["not told"] for row in _audit.camera_rows(report)] == ["masks"] * 7 + [""]
+
+
+def test_a_worn_card_and_a_recording_that_does_not_run_are_found_without_being_asked_for() -> None:
+    worn = camera(disks=(Disk("SD_DISK", ok=True, state="OK", ageing=("worn: 97 % of its life is used up",)),))
+    [finding] = judge(worn, CameraPolicy())
+    assert finding.code == "camera.storage-ageing" and finding.severity is Severity.MEDIUM
+    assert finding.what == "SD_DISK is worn: 97 % of its life is used up."
+    assert codes(camera(recording=False, set_to_record=True), CameraPolicy()) == ["not-recording"]
+
+
+def test_a_picture_that_is_the_same_all_over_is_found_and_a_black_one_is_called_black() -> None:
+    assert codes(camera(contrast=0.3)) == ["picture-blank"]
+    assert codes(camera(contrast=0.3, brightness=1.0)) == ["picture-black"]
+    assert codes(camera(contrast=12.0)) == []
+
+
 def test_a_camera_that_did_not_answer_has_that_finding_alone() -> None:
     assert codes(CameraFacts(target="10.0.0.9", problem="It does not answer within 15 s.")) == ["not-audited"]
 

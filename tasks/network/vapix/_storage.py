@@ -314,12 +314,17 @@ def _problems(disk: Disk) -> list[str]:
         found.append(f"nearly full: {disk.free_bytes:,} of {disk.total_bytes:,} bytes free")
     if disk.required_file_system and disk.file_system and disk.required_file_system != disk.file_system:
         found.append(f"has the file system {disk.file_system}, the camera wants {disk.required_file_system}")
+    return [*found, *ageing(disk)]
+
+
+def ageing(disk: Disk) -> list[str]:
+    """Say what shows that a disk will not last: worn, hot. Empty also when its health was not asked for."""
+    found = []
     health = disk.health
-    if health is not None:
-        if health.wear is not None and health.wear >= WORN_PERCENT:
-            found.append(f"worn: {health.wear:g} % of its life is used up")
-        if health.temperature is not None and health.temperature >= HOT_CELSIUS:
-            found.append(f"hot: {health.temperature:g} degrees Celsius")
+    if health is not None and health.wear is not None and health.wear >= WORN_PERCENT:
+        found.append(f"worn: {health.wear:g} % of its life is used up")
+    if health is not None and health.temperature is not None and health.temperature >= HOT_CELSIUS:
+        found.append(f"hot: {health.temperature:g} degrees Celsius")
     return found
 
 
