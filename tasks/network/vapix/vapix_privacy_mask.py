@@ -27,6 +27,7 @@ from tasks.network.vapix._fleet import (
 from tasks.network.vapix._masks import NAME_LENGTH, Corner, Mask, others_changed
 from tasks.network.vapix._masks_reading import MaskApi, State
 from tasks.network.vapix._params import CameraParams, fleet_timeout
+from tasks.network.vapix._wire import Declined, Nonsense
 
 SECONDS = 90.0
 TIMEOUT_SECONDS = fleet_timeout(SECONDS)
@@ -304,25 +305,35 @@ async def _changed(camera: Camera, params: VapixPrivacyMask, before: State, act:
         raise Conflict(
             f"{camera.asked} has {len(present)} masks {params.name!r}, and which one is meant cannot be said."
         )
+    unclear: Declined | Nonsense | None = None
     try:
         await act(camera, params, before)
     except Unanswered as lost:
         raise await _as_it_is(camera, lost) from None
+    except (Declined, Nonsense) as answer:
+        unclear = answer  # part of it may hold all the same: each parameter stands alone
     try:
         after = await reading.read(camera)
     except ToolError as problem:
+        said = f" The camera's answer to it: {unclear.message}" if unclear is not None else ""
         raise type(problem)(
-            f"{params.action} {params.name!r} was sent to {camera.asked}, but whether it holds could not be read back: {problem.message}",
+            f"{params.action} {params.name!r} was sent to {camera.asked}, but whether it holds could not be read back: "
+            f"{problem.message}{said}",
             hint="Look at the picture, and list the masks again.",
         ) from None
     found = _Found(str(after.api), after.masks, after.limits.most, before.masks, list(after.remarks))
     comparable = after.api is before.api and not before.limits.turns
+    if unclear is not None:
+        if not others_changed(before.masks, after.masks, besides="", with_positions=comparable):
+            raise unclear
+        found.remarks.append(f"{unclear.message} The masks were read all the same.")
     changed = others_changed(before.masks, after.masks, besides=params.name, with_positions=comparable)
     mine = _difference(params, present[0] if present else None, after, found.remarks)
     if mine or changed:
         problems = [*([mine] if mine else []), *(f"WITHOUT BEING ASKED: {change}" for change in changed)]
+        answered = unclear.message.rstrip(".") if unclear is not None else "the camera says it is done"
         raise Rejected(
-            f"{camera.asked} answered {params.action} {params.name!r} as done, but {'; '.join(problems)[:600]}.",
+            f"{params.action} {params.name!r} on {camera.asked}: {answered}, but {'; '.join(problems)[:600]}.",
             hint=f"Masks now: {_listed(after.masks)}. Before: {_listed(before.masks)}.",
         )
     return found

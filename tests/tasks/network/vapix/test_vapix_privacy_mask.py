@@ -468,3 +468,31 @@ def test_masks_that_did_not_change_are_never_said_to_have_changed(some: list[Mas
         rest = [mask for mask in some if mask is not gone]
         assert masks.others_changed(some, rest, besides="z") == [f"mask {gone.name!r} is gone"]
         assert masks.others_changed(some, rest, besides=gone.name) == []
+
+
+@pytest.mark.parametrize("answer", ["param-error", "html"])
+async def test_a_change_that_was_refused_and_holds_in_part_is_told(ask: Ask, answer: Any) -> None:
+    with cameras("old") as [camera]:
+        camera.device.faults.add(PARAM, Fault(answer, method="POST"))
+        with pytest.raises(ToolError):  # nothing of it holds: the camera's own answer stays
+            await ask(camera, action="change", window="1,2,3,4", **approved(camera, "Window"))
+        # The camera takes the first value, and refuses the rest.
+        camera.device.faults.add(PARAM, Fault(answer, method="POST"))
+        real = camera.device.faults.take
+
+        def take(path: str, verb: str, body: bytes, *, bare: bool) -> Fault | None:
+            fault = real(path, verb, body, bare=bare)
+            if fault is not None:
+                camera.device.params.set("Image.I0.Overlay.MaskWindows.M0.XPos", "1")
+            return fault
+
+        camera.device.faults.take = take  # type: ignore[method-assign]
+        with pytest.raises(Rejected, match="IT COVERS 1,100,300,200, NOT 1,2,3,4"):
+            await ask(camera, action="change", window="1,2,3,4", **approved(camera, "Window"))
+
+
+async def test_a_change_that_holds_under_an_unclear_answer_is_a_change(ask: Ask) -> None:
+    with cameras("old") as [camera]:
+        camera.device.faults.add(PARAM, Fault("html", method="POST", effect=True))
+        found = only(await ask(camera, action="change", window="1,2,3,4", **approved(camera, "Window")))
+    assert any("read all the same" in remark for remark in found.remarks)
