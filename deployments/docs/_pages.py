@@ -228,7 +228,8 @@ _EXAMPLES = """\
 ## About the examples
 
 What the examples show was printed by the real programs on real packets: in the small office that `signalbox demo network` builds in
-network namespaces, with real servers added to it. Only Slack, Teams and the ticket system were played, by strict servers on loopback. The
+network namespaces, with real servers added to it. Slack, Teams and the ticket system were played, by strict servers on loopback, and the
+cameras are simulated (`signalbox demo camera`); files and printer announce themselves by mDNS. The
 office takes the first free range of a machine, which is written 10.64 here; this machine is 10.64.1.250 on the interface `sbx64`. Of long
 tables the first lines are shown, and how many more there were.
 
@@ -239,9 +240,9 @@ tables the first lines are shown, and how many more there were.
 | core-sw1 | 10.64.1.2 | SNMP (net-snmp) with the tables of a switch |
 | printer | 10.64.1.20 | a web page; port 9100, which policy never touches |
 | desk-1, desk-2, guest | 10.64.1.31, .32, .143 | SSH on desk-1, else nothing |
-| camera-door, camera-yard | 10.64.2.11, .12 | web pages behind a router; camera-door's certificate has expired |
+| camera-door, camera-yard | 10.64.2.11, .12 | simulated Axis cameras behind a router, a dome and a PTZ; camera-door's certificate has expired |
 
-Before them, policy was told what it allows, and the blocks that messages go through were made:
+Before them, policy was told what it allows, and the blocks with endpoints and accounts were made:
 
 ```sh
 {setup}

@@ -13,6 +13,9 @@ from tasks.core.registry import ToolSpec, load_tools
 CAPTURE = "office/morning.pcap"
 """What the first example of tcpdump leaves in the store, and every reader of captures is shown on."""
 
+DOOR, YARD, OFFICE = "--target 10.64.2.11", "--target 10.64.2.12", "--credentials axis/office"
+"""The two cameras, and the account on them."""
+
 SETUP = (
     "signalbox policy allow 10.64.1.0/24 10.64.2.0/24",
     'signalbox policy exclude 10.64.1.9 --reason "the lift"',
@@ -24,6 +27,10 @@ SETUP = (
     'echo "$TICKETS_URL" | signalbox block create webhook/tickets --url -',
     'echo "$MAIL_SERVER" | signalbox block create mail/noc --server - --sender noc@office.example --default-to ops@office.example',
     'echo "$COMMUNITY" | signalbox block create snmp/core --community -',
+    (
+        'echo "$PASSWORD" | signalbox block create axis/office --username root --password - --verification pinned '
+        '--fingerprints "$DOOR" --fingerprints "$YARD"'
+    ),
     "signalbox discover 10.64.1.0/24 10.64.2.0/24 --profile standard",
 )
 """What is typed before the examples, in a signalbox that has just been started; secrets come from the environment."""
@@ -202,10 +209,80 @@ SITUATIONS = (
     Situation("scapy", "A half-open look at three ports", "--probe tcp_syn --target 10.64.1.10 --ports 22,80,8080"),
     Situation(
         "scapy",
+        "What announces itself on this link by mDNS",
+        "--probe mdns --interface sbx64 --target 10.64.1.0/24 --timeout 3",
+    ),
+    Situation(
+        "scapy",
         "A packet of one's own: a DNS question in UDP",
         """--probe packet --target 10.64.1.11 --packet '{"layer": "IP"}' --packet '{"layer": "UDP", "fields": {"dport": 53}}' """
         """--packet '{"layer": "DNS", "fields": {"qname": "printer.office.example", "qtype": "A"}}'""",
     ),
+    # --- cameras
+    Situation("vapix_device_info", "What are these two, asked without an account", f"{DOOR} {YARD}"),
+    Situation(
+        "vapix_device_info",
+        "Is the clock right, what can it do, how warm is it",
+        f"{YARD} {OFFICE} --view basic --view time --view capabilities --view temperature",
+    ),
+    Situation("vapix_ptz_control", "Where does the camera in the yard point", f"{YARD} {OFFICE} --action position"),
+    Situation(
+        "vapix_ptz_control",
+        "Without its name repeated nothing moves",
+        f"{YARD} {OFFICE} --action absolute --pan 45 --tilt -10",
+        3,
+    ),
+    Situation(
+        "vapix_ptz_control",
+        "Look to the right and down, and say where it stands then",
+        f"{YARD} {OFFICE} --action absolute --pan 45 --tilt -10 --confirm 10.64.2.12",
+    ),
+    Situation("vapix_video_streaming", "What it offers", f"{YARD} {OFFICE}"),
+    Situation(
+        "vapix_video_streaming",
+        "A picture of both, into the store",
+        f"{DOOR} {YARD} {OFFICE} --action snapshot --resolution 640x360",
+    ),
+    Situation(
+        "vapix_video_streaming",
+        "An address for a player; the password is not in it",
+        f"{YARD} {OFFICE} --action urls --codec h264 --resolution 1280x720 --fps 10",
+    ),
+    Situation("vapix_imaging", "What the picture is set to", f"{DOOR} {OFFICE}"),
+    Situation(
+        "vapix_imaging",
+        "A little brighter; before and after are read from the camera",
+        f"{DOOR} {OFFICE} --action set --brightness 60",
+    ),
+    Situation("vapix_daynight", "Day, night or automatic", f"{DOOR} {YARD} {OFFICE}"),
+    Situation("vapix_light_control", "Which lights are there", f"{DOOR} {OFFICE}"),
+    Situation("vapix_io_ports", "What do its inputs and outputs say", f"{DOOR} {OFFICE}"),
+    Situation(
+        "vapix_overlay", "Name and time on the picture", f"{DOOR} {OFFICE} --action add_text --text 'Door %F %T'"
+    ),
+    Situation("vapix_overlay", "What lies on the picture", f"{DOOR} {OFFICE}"),
+    Situation(
+        "vapix_privacy_mask",
+        "Cover the neighbour's window",
+        f"{DOOR} {OFFICE} --action add --name Neighbour --width 20 --height 30 --center-x 25 --center-y 50",
+    ),
+    Situation(
+        "vapix_privacy_mask",
+        "Without its name nothing is uncovered",
+        f"{DOOR} {OFFICE} --action remove --name Neighbour",
+        3,
+    ),
+    Situation("vapix_stream_profiles", "Which stream profiles are there", f"{DOOR} {OFFICE}"),
+    Situation("vapix_edge_storage", "Is the card in order, and is something recorded", f"{DOOR} {OFFICE} --health"),
+    Situation("vapix_recording", "What is on the card", f"{DOOR} {OFFICE}"),
+    Situation("vapix_event_services", "Which rules are there", f"{DOOR} {OFFICE}"),
+    Situation(
+        "vapix_event_streaming",
+        "What happens there in five seconds",
+        f"{DOOR} {OFFICE} --topic //. --seconds 5",
+        lines=16,
+    ),
+    Situation("vapix_network_settings", "Address, names and name servers", f"{DOOR} {OFFICE}"),
     # --- analyzers
     Situation("dns_analyzer", "How well names are answered", f"--capture {CAPTURE}", lines=7),
     Situation("dns_analyzer", "The same, listening now", "--interface sbx64 --filter 'port 53' --duration 12", lines=3),

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import ftplib
+import hashlib
 import http.client
 import io
 import json
@@ -34,12 +35,14 @@ import dns.query
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 
+from deployments.demo.axis_camera import http_protocol
 from deployments.demo.lab import CISCO
 from deployments.demo.network import Office
 from deployments.demo.servers import Served, https
 from deployments.docs._situations import SETUP, Situation
 from deployments.docs._transcripts import Recorded, command_of, shorten
 from tasks.core.process import find_program
+from tests.lab.announcers import announcing_mdns, service_records
 from tests.lab.http_endpoints import SlackEndpoint, TeamsWorkflow, WebhookSink
 from tests.lab.network import Lab, processes_of
 from tests.lab.snmp_agent import COMMUNITY, SWITCH, SnmpAgent
@@ -65,14 +68,15 @@ def play(situations: Iterable[Situation]) -> Iterator[tuple[Situation, Recorded,
         held.callback(lambda: runner.run(office.remove()))
         lab = office.lab
         assert lab is not None
-        secrets = _furnish(lab, runner, held)
+        secrets = _furnish(office, runner, held)
         stack = held.enter_context(Stack())
         # Names are answered by the office's own name server, as for anybody who works there.
         Path(stack._folder.name, "resolv.conf").write_text(f"nameserver {lab.hosts['mail'].address}\n")
         for line in SETUP:
             secret, _, command = line.rpartition(" | ")
             match = re.fullmatch(r'echo "\$(\w+)"', secret)
-            words = shlex.split(_there(lab, command))[1:]
+            # A variable that is no secret stands in the line itself, as a shell would have it.
+            words = [secrets.get(word.removeprefix("$"), word) for word in shlex.split(_there(lab, command))[1:]]
             done = stack.cli(*words, stdin=secrets[match[1]] + "\n" if match else None, timeout=COMMAND_SECONDS)
             if done.returncode != 0:
                 raise RuntimeError(f"{line}: {done.stdout}\n{done.stderr}")
@@ -103,9 +107,10 @@ def _here(lab: Lab | object, stack: Stack, text: str) -> str:
 # --- the office ------------------------------------------------------------------------------------------------------
 
 
-def _furnish(lab: object, runner: asyncio.Runner, held: contextlib.ExitStack) -> dict[str, str]:
-    """Give the demo's office real servers; return the secrets the set-up asks for."""
-    assert hasattr(lab, "hosts")
+def _furnish(office: Office, runner: asyncio.Runner, held: contextlib.ExitStack) -> dict[str, str]:
+    """Give the demo's office real servers; return the secrets and fingerprints the set-up asks for."""
+    lab = office.lab
+    assert lab is not None
     run, hosts = runner.run, lab.hosts
     folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="sbx-office-")))
     pki = Pki()
@@ -116,7 +121,10 @@ def _furnish(lab: object, runner: asyncio.Runner, held: contextlib.ExitStack) ->
     good = pki.server("files.office.example", files.address).context(folder)
     run(lab.add_service(files, https(good, title="Files")))
     expired = pki.server("camera-door.office.example", hosts["camera-door"].address, days=-3, key="rsa-2048")
-    run(lab.add_service(hosts["camera-door"], https(expired.context(folder), title="AXIS")))
+    door, yard = office.cameras["camera-door"], office.cameras["camera-yard"]
+    inside = Served("https", 443, http_protocol(door, tls=True), tls=expired.context(folder))
+    run(lab.add_service(hosts["camera-door"], inside))
+    assert yard.identity is not None
     run(lab.add_service(mail, _mail_server()))
     held.enter_context(SshServer(address=files.address, port=22, namespace=files.namespace, kinds=("ed25519", "rsa")))
     held.enter_context(
@@ -138,6 +146,13 @@ def _furnish(lab: object, runner: asyncio.Runner, held: contextlib.ExitStack) ->
     _start(held, files.namespace, [*ftp, "-u", "backup", "-P", "correct-horse"])
     _wait(lambda: _names(mail.address))
     _wait(lambda: ftplib.FTP(files.address, timeout=2).close())
+    printer = hosts["printer"]
+    paper = service_records(
+        "_ipp._tcp", "HP LaserJet", "printer", 631, printer.address, rp="ipp/print", ty="HP LaserJet"
+    )
+    held.enter_context(announcing_mdns(printer.namespace, paper))
+    share = service_records("_smb._tcp", "files", "files", 445, files.address)
+    held.enter_context(announcing_mdns(files.namespace, share))
     slack, teams, tickets = (held.enter_context(kind()) for kind in (SlackEndpoint, TeamsWorkflow, WebhookSink))
     server = {"smtp_server": mail.address, "smtp_port": 25, "smtp_type": "INSECURE"}
     return {
@@ -146,6 +161,9 @@ def _furnish(lab: object, runner: asyncio.Runner, held: contextlib.ExitStack) ->
         "TICKETS_URL": tickets.url,
         "MAIL_SERVER": json.dumps(server),
         "COMMUNITY": COMMUNITY,
+        "PASSWORD": "pass",
+        "DOOR": hashlib.sha256(expired.der).hexdigest(),
+        "YARD": yard.identity.fingerprint,
     }
 
 
