@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -120,7 +121,8 @@ async def layer_of(camera: Camera) -> Layer:
 
 
 async def _legacy_parameters(camera: Camera) -> dict[str, str]:
-    return await camera.parameters("Image.*.Text")
+    found = await camera.parameters("Image.*.Text")
+    return {name: value for name, value in found.items() if re.match(r"Image\.I[0-9]{1,2}\.Text\.", name)}
 
 
 class DynamicLayer:

@@ -17,6 +17,7 @@ from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult
 from tasks.network.vapix._overlays import Colour, Overlay, OverlayCapabilities
 from tasks.network.vapix._overlays_layer import SLOTS_PATH, Layer, Look, layer_of
 from tasks.network.vapix._params import CameraParams, fleet_timeout
+from tasks.network.vapix._wire import Declined, Nonsense
 
 CAMERA_SECONDS = 90.0
 
@@ -360,17 +361,18 @@ async def _change(
     if not removing and not look.differences(before):
         camera.notes.append("The overlay was like that already; nothing was written.")
         return before
-    lost: Unanswered | None = None
+    unclear: Unanswered | Declined | Nonsense | None = None
     try:
         await (layer.remove(before) if removing else layer.change(before, look))
-    except Unanswered as error:
-        lost = error  # it may have arrived: reading back tells
+    except (Unanswered, Declined, Nonsense) as error:
+        unclear = error  # it may have arrived, or hold in part: reading back tells
     now = await layer.read()
     after = next((one for one in now if one.identity == before.identity), None)
-    if lost is not None:
+    if unclear is not None:
         if after == before:
-            raise lost
-        camera.notes.append("The answer was lost; reading back shows that the camera did something.")
+            raise unclear
+        what = "The answer was lost" if isinstance(unclear, Unanswered) else unclear.message.rstrip(".")
+        camera.notes.append(f"{what}; reading back shows that the camera did something.")
     if removing:
         if after is not None and after.content() == before.content():
             raise Rejected(

@@ -17,6 +17,7 @@ from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult
 from tasks.network.vapix._params import CameraParams, fleet_timeout
 from tasks.network.vapix._profiles import MARK, Held, StreamProfile
 from tasks.network.vapix._profiles_shelf import Shelf, shelf_of
+from tasks.network.vapix._wire import Nonsense
 
 CAMERA_SECONDS = 90.0
 
@@ -218,11 +219,11 @@ async def _on(camera: Camera, params: VapixStreamProfiles) -> _Done:
     if before is not None and wanted is not None and wanted.same_as(before):
         camera.notes.append("The profile was like that already; nothing was written.")
         return _Done(shelf.api, shelf.most, before=before.shown(), after=before.shown())
-    lost: Unanswered | None = None
+    lost: Unanswered | Rejected | Nonsense | None = None
     try:
         await _write(shelf, params.action, params.name, wanted)
-    except Unanswered as error:
-        lost = error  # it may have arrived: reading back tells
+    except (Unanswered, Rejected, Nonsense) as error:
+        lost = error  # it may have arrived, or hold in part: reading back tells
     after = profiles.find(await shelf.read(), params.name)
     _judge(camera, params, before, wanted, after, lost)
     return _Done(
@@ -289,19 +290,21 @@ def _judge(
     before: Held | None,
     wanted: Held | None,
     after: Held | None,
-    lost: Unanswered | None,
+    lost: Unanswered | Rejected | Nonsense | None,
 ) -> None:
     """Compare what was read back with what was asked for.
 
     Raises:
         Unanswered: The answer was lost, and so was the request.
+        Nonsense: The answer says nothing, and nothing was done.
         Rejected: The camera said yes and did nothing.
     """
     nothing_happened = after == before
     if lost is not None:
         if nothing_happened:
             raise lost
-        camera.notes.append("The answer was lost; reading back shows that the camera did it.")
+        what = "The answer was lost" if isinstance(lost, Unanswered) else lost.message.rstrip(".")
+        camera.notes.append(f"{what}; reading back shows that the camera did something.")
     if nothing_happened or (wanted is None) != (after is None):
         raise Rejected(
             f"The camera said yes to {params.action} {params.name}, but reading back shows no such change.",

@@ -31,6 +31,7 @@ from tasks.core.errors import (
 from tasks.core.models import Safety
 from tasks.network.vapix import _overlays as overlays
 from tasks.network.vapix._fleet import CameraOutcome
+from tasks.network.vapix._overlays_layer import LegacyLayer
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix.vapix_overlay import CameraOverlays, OverlayResult, VapixOverlay, vapix_overlay
 
@@ -540,3 +541,36 @@ def test_a_checked_position_is_a_word_or_a_point_on_the_picture(text: str) -> No
     assert spelled in overlays.ASKED_POSITIONS or (
         isinstance(spelled, list) and all(-1 <= part <= 1 for part in spelled)
     )
+
+
+async def test_a_change_under_an_unclear_answer_is_settled_by_reading_back(ask: Ask, mid: Camera) -> None:
+    put(mid, "a")
+    mid.device.faults.add(CGI, Fault("html", method="setText"))
+    with pytest.raises(Nonsense):
+        await ask(mid, action="set_text", expect="a", text="b")
+    mid.device.faults.add(CGI, Fault("html", method="setText", effect=True))
+    changed = only(await ask(mid, action="set_text", expect="a", text="b"))
+    assert changed.after is not None and changed.after.text == "b"
+    assert "web page" in (changed.detail or "") and "reading back" in (changed.detail or "")
+
+
+async def test_an_old_text_that_was_refused_in_part_is_told(ask: Ask, old: Camera) -> None:
+    await ask(old, action="add_text", text="a")
+    old.device.faults.add(PARAM, Fault("param-error", method="POST", effect=True))
+    changed = only(await ask(old, action="set_text", expect="a", text="b", position="bottom"))
+    assert changed.after is not None and changed.after.text == "b" and "says no" in (changed.detail or "")
+
+
+async def test_parameters_that_are_no_texts_are_no_overlays() -> None:
+    class Odd:
+        asked = "camera7"
+
+        async def parameters(self, *groups: str) -> dict[str, str]:
+            return {"Image": "x", "Image.Ix.Text.String": "a", "Image.I0.Text.String": "b"}
+
+    layer = LegacyLayer(Odd())  # type: ignore[arg-type]
+    assert (await layer.capabilities()).slots_free == 0 and [one.text for one in await layer.read()] == ["b"]
+    with pytest.raises(NotFound, match="It has 1"):
+        await layer.add(
+            2, VapixOverlay(targets=["192.0.2.7"], credentials="axis/a", action="add_text", text="c").look(), []
+        )

@@ -436,3 +436,15 @@ def _answer(data: dict[str, Any]) -> Any:
 
 def _error(code: int) -> Any:
     return Response.json({"apiVersion": "1.0", "method": "create", "error": {"code": code, "message": "no"}})
+
+
+async def test_a_change_under_an_unclear_answer_is_settled_by_reading_back(ask: Ask, mid: Camera) -> None:
+    for effect in (False, True):
+        mid.device.faults.add(CGI, Fault("html", method="create", effect=effect))
+        making = ask(mid, action="create", name="lean", parameters="fps=5")
+        if not effect:
+            with pytest.raises(Nonsense):
+                await making
+        else:
+            made = only(await making)
+            assert made.after is not None and "reading back" in (made.detail or "")
