@@ -205,14 +205,17 @@ async def _visit(
         seen.device = await camera.device()
         seen.value = await work(camera)
         seen.outcome = CameraOutcome.DONE
-        seen.detail = " ".join(camera.notes) or None
+        seen.detail = _masked(" ".join(camera.notes), credentials) or None
 
 
 def _scrub(error: ToolError, credentials: AxisCredentials | None) -> None:
     """Mask the password where a camera repeated it: one that got it by Basic has it in clear."""
-    if credentials is not None:
-        error.message = scrub(error.message, [credentials.password.get_secret_value()])
-        error.args = (error.message,)
+    error.message, error.hint = _masked(error.message, credentials) or "", _masked(error.hint, credentials)
+    error.args = (error.message,)
+
+
+def _masked(text: str | None, credentials: AxisCredentials | None) -> str | None:
+    return scrub(text, [credentials.password.get_secret_value()]) if text and credentials is not None else text
 
 
 def _check_port(run: ToolRun, port: int) -> None:

@@ -261,3 +261,23 @@ async def test_256_entries_fit_with_an_outcome_each_and_the_whole_is_in_a_file(
     assert shown.report is not None
     whole = LookResult.model_validate_json(store.path(shown.report.name).read_bytes())
     assert whole.cameras == entries
+
+
+async def test_a_password_that_a_camera_repeats_is_masked_wherever_it_is_told(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+) -> None:
+    given_blocks = {"axis/yard": pair[0].block(password="hunter2secret", scheme="http")}
+
+    async def work(camera: Camera) -> int:
+        if camera.address == pair[1].address:
+            camera.notes.append("It calls itself hunter2secret.")
+            return 1
+        raise Rejected("It says hunter2secret.", hint="There are hunter2secret and Home.")
+
+    tool = make_look(work)
+    result = await perform(tool, given(pair), blocks=given_blocks, policy=FAST)
+    assert [one.outcome for one in result.cameras] == [CameraOutcome.REJECTED, CameraOutcome.DONE]
+    assert "hunter2" not in result.model_dump_json() and "and Home" in str(result.cameras[0].detail)
+    with pytest.raises(Rejected) as caught:
+        await perform(tool, given(pair[:1]), blocks=given_blocks, policy=FAST)
+    assert "hunter2" not in str(caught.value)
