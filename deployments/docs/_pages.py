@@ -240,7 +240,7 @@ tables the first lines are shown, and how many more there were.
 | core-sw1 | 10.64.1.2 | SNMP (net-snmp) with the tables of a switch |
 | printer | 10.64.1.20 | a web page; port 9100, which policy never touches |
 | desk-1, desk-2, guest | 10.64.1.31, .32, .143 | SSH on desk-1, else nothing |
-| camera-door, camera-yard | 10.64.2.11, .12 | simulated Axis cameras behind a router, a dome and a PTZ; camera-door's certificate has expired |
+| camera-door, camera-yard | 10.64.2.11, .12 | simulated cameras behind a router, a dome and a PTZ; camera-door's certificate has expired |
 
 Before them, policy was told what it allows, and the blocks with endpoints and accounts were made:
 
