@@ -43,6 +43,7 @@ MARGIN_BYTES = 4 << 20
 _PIECE = 1 << 20
 _PROGRESS_SECONDS = 5.0
 _MOST_ERROR = 64 << 10
+_LONGEST_SECONDS = 10 * 365 * 86_400
 _SHORT_SECONDS = 5.0
 """A file that ends this much before what was promised is remarked on; key frames come at least that often."""
 
@@ -430,8 +431,10 @@ class _Part:
                 found = reach(file)
             if found is not None and starts is not None:
                 seconds = found.last_seconds - found.first_seconds
-                self.whole_until = starts + timedelta(seconds=min(seconds, 10 * 365 * 86_400))
-                self.resumable = seconds > 0
+                if 0 <= seconds < _LONGEST_SECONDS:  # else its times make no sense, and nothing can be gone on from
+                    with suppress(OverflowError):
+                        self.whole_until = starts + timedelta(seconds=seconds)
+                self.resumable = seconds > 0 and self.whole_until is not None
             if self.whole and found is not None:
                 self._compare(found.until_seconds - found.first_seconds)
         # What neither can be gone on from nor is the last try is fetched again from its beginning.

@@ -682,3 +682,20 @@ def test_the_simulated_camera_knows_how_large_its_files_will_be() -> None:
 @given(st.integers(0, len(MP4) - 1))
 def test_a_cut_mp4_file_is_never_whole(cut: int) -> None:
     assert exporting.whole_mp4(io.BytesIO(MP4)) and not exporting.whole_mp4(io.BytesIO(MP4[:cut]))
+
+
+@pytest.mark.parametrize("began", [NOON, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)])
+@pytest.mark.parametrize("times", [(1 << 60, 0), (0, 1 << 60), (0, 60_000)])
+def test_what_came_is_kept_whatever_its_times_say(store: CaptureStore, began: datetime, times: tuple[int, int]) -> None:
+    clusters = b"".join(
+        bytes.fromhex("1f43b67501ffffffffffffffe788") + number.to_bytes(8, "big") + bytes.fromhex("a38481000080")
+        for number in times
+    )
+    data = EBML_MAGIC + b"\x80" + bytes.fromhex("1853806701ffffffffffffff") + clusters
+    promised = exporting.Estimate(format=exporting.ExportFormat.MATROSKA, started_at=began)
+    part = exporting._Part(store, "vapix_recording/run/one.mkv", promised, 1 << 20, exporting.ExportFormat.MATROSKA)
+    part.path, part.received, part.last = part._claim(), len(data), True
+    part.path.write_bytes(data)
+    stored = part._store()
+    assert stored is not None and stored.size_bytes == len(data)
+    assert part.resumable is (began == NOON and times == (0, 60_000))
