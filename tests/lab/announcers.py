@@ -79,6 +79,29 @@ def announcing_mdns(
     return answering(namespace, MDNS, answers)
 
 
+@contextlib.contextmanager
+def announcing_unasked(namespace: str, records: Records) -> Iterator[None]:
+    """Announce records to all by mDNS again and again, as a host does that lets nothing in."""
+    said, more = records()
+    message = bytes(DNS(id=0, qr=1, aa=1, qd=[], an=said, ar=more))
+    over = threading.Event()
+    sock = in_namespace(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock.bind(("", MDNS[1]))
+
+    def announce() -> None:
+        while not over.wait(0.1):
+            sock.sendto(message, MDNS)
+
+    thread = threading.Thread(target=announce, name=f"announcer-{namespace}")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        sock.close()
+
+
 def announcing_ssdp(
     namespace: str, server: str, usn: str, location: str
 ) -> contextlib.AbstractContextManager[list[bytes]]:

@@ -7,9 +7,8 @@ import contextlib
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from tasks.network.capture._scapy_rows import Announcement
 from tasks.network.capture._scapy_wire import Heard
 from tasks.network.capture.scapy import Scapy, ScapyResult, scapy
 from tasks.network.scan._privilege import may_send_raw
-from tests.lab.announcers import announcing_mdns, announcing_ssdp, axis_records
+from tests.lab.announcers import Records, announcing_mdns, announcing_ssdp, announcing_unasked, axis_records
 from tests.lab.network import AXIS, CISCO, DELL, HostSpec, Lab, http, in_namespace, needs_lab
 
 Perform = Callable[..., Awaitable[Any]]
@@ -468,7 +467,7 @@ class TestInTheLab:
     async def test_what_announces_itself_by_mdns_is_found_with_its_services(self, lab: Lab, ask: Ask) -> None:
         web, wall = lab.hosts["web"], lab.hosts["wall"]
         camera, printer = axis_records("AXIS P32.1", "B8A44F00000A", web.address), printer_records(wall.address)
-        with announcing_mdns(web.namespace, camera) as asked, printing(lab, printer):
+        with announcing_mdns(web.namespace, camera) as asked, announcing_unasked(wall.namespace, printer):
             async with lab.counting("dst host 224.0.0.251") as sent:
                 result = await ask("mdns", lab.first.cidr, interface=lab.interface, timeout=1)
         first, second = result.announcements
@@ -661,7 +660,7 @@ async def test_nothing_that_strangers_send_ends_a_probe(
         exchange._hear(Heard(version, "192.0.2.1", protocol, payload, None, time.time()))
 
 
-def printer_records(address: str) -> Callable[[], tuple[list[Packet], list[Packet]]]:
+def printer_records(address: str) -> Records:
     instance, about = "Ink\x1b[2J\njet._ipp._tcp.local", [b"note=2nd floor", b"password=hunter2"]
     kinds = [
         DNSRR(rrname="_services._dns-sd._udp.local", type="PTR", rdata=f"_{kind}._tcp.local")
@@ -673,30 +672,6 @@ def printer_records(address: str) -> Callable[[], tuple[list[Packet], list[Packe
         DNSRR(rrname="ink.local", type="A", rdata=address),
     ]
     return lambda: (kinds, more)
-
-
-@contextlib.contextmanager
-def printing(lab: Lab, records: Callable[[], tuple[list[Packet], list[Packet]]]) -> Iterator[None]:
-    """Let the host whose firewall drops everything announce itself to all when the other has been asked."""
-    wall = lab.hosts["wall"].namespace
-    said, more = records()
-    message = bytes(DNS(id=0, qr=1, aa=1, qd=[], an=said, ar=more))
-    over = threading.Event()
-
-    def announce() -> None:
-        sock = in_namespace(wall, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        with sock:
-            sock.bind(("", 5353))
-            while not over.wait(0.1):
-                sock.sendto(message, ("224.0.0.251", 5353))
-
-    thread = threading.Thread(target=announce)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def say(interface: str, *frames: Packet) -> None:
