@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.announcers import announcing_mdns, announcing_unasked, axis_records, service_records
 from lab.network import AXIS, CISCO, DELL, HostSpec, Lab, http, needs_lab, ssh
 from lab.stack import ROOT, Stack
 
+from deployments.demo.axis_camera import Device, http_protocol
+from deployments.demo.servers import Served
 from tasks.core.process import find_program, run_command
 
 pytestmark = [
@@ -225,6 +228,27 @@ async def test_without_the_privilege_for_raw_packets_it_connects_and_says_so(sta
         assert addresses(result) == {web.address}
         assert any("CAP_NET_RAW" in note for note in result["notes"])
         assert "80/tcp nginx" in result["hosts"][0]["services"]
+
+
+async def test_what_announces_itself_becomes_facts_and_who_hides_behind_a_wall_is_named(stack: Stack) -> None:
+    async with lab_and_site(stack) as (lab, site):
+        device = Device("mid", serial="E8272500000A")
+        web = Served("http", 80, http_protocol(device))
+        camera = await lab.add("camera", 10, "e8:27:25:00:00:0a", services=[web])
+        hidden = await lab.add("hidden", 11, f"{DELL}:00:00:11")
+        await lab.silence(hidden)
+        records = service_records("_ipp._tcp", "Hidden printer", "hidden", 631, hidden.address)
+        said = axis_records("AXIS P3245", device.serial, camera.address)
+        with announcing_mdns(camera.namespace, said), announcing_unasked(hidden.namespace, records):
+            result = await discover(stack, site, lab.first.cidr, "--announcements")
+        rows = stack.sql(
+            "SELECT a.serial, a.metadata->>'mdns_services' FROM asset a JOIN address ON address.asset_id = a.id "
+            "JOIN site ON site.id = a.site_id WHERE site.name = %s AND address.ip = %s",
+            [site, camera.address],
+        )
+        assert rows == [(device.serial, "_axis-video._tcp")]
+        assert f"{hidden.address} did not answer, and announces itself as Hidden printer." in result["notes"]
+        assert hidden.address not in addresses(result)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
