@@ -24,6 +24,8 @@ def cell(value: Any) -> str:
     ('a, b', '', '1.235', 'yes')
     >>> cell({"reset": 2, "refused": 0, "lost": 0}), cell([{"port": 22}, {"port": 80}])
     ('reset=2', 'port=22; port=80')
+    >>> cell({"name": {"now": "dome", "static": "cam"}, "ports": [{"port": 22}, {"port": 80}]})
+    'name=(now=dome, static=cam), ports=(port=22; port=80)'
     """
     if value is None:
         return ""
@@ -38,7 +40,7 @@ def cell(value: Any) -> str:
             type(item) is int for item in value.values()
         ):  # how often each of many things happened
             return ", ".join(f"{key}={item}" for key, item in value.items() if item) or "none"
-        return ", ".join(f"{key}={cell(item)}" for key, item in value.items() if item not in (None, "", [], {}))
+        return ", ".join(f"{key}={_inner(item)}" for key, item in value.items() if item not in (None, "", [], {}))
     if isinstance(value, (list, tuple)):
         between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
         return between.join(cell(item) for item in value)
@@ -47,6 +49,14 @@ def cell(value: Any) -> str:
     text = str(value)
     moment = _MOMENT.fullmatch(text)
     return f"{moment[1]} {moment[2]}" if moment else text
+
+
+def _inner(value: Any) -> str:
+    """Write a value that stands inside of another: what has names or several parts of its own is held together."""
+    several = isinstance(value, Mapping) or (
+        isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value)
+    )
+    return f"({cell(value)})" if several and not _is_file(value) else cell(value)
 
 
 def _number(value: float) -> str:

@@ -53,9 +53,9 @@ def takes(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         else:
             low, high = variant.get("minimum"), variant.get("maximum")
             limits = (
-                f" {low:g}-{high:g}"
+                f" {low:.10g}-{high:.10g}"
                 if low is not None and high is not None
-                else f" >= {low:g}"
+                else f" >= {low:.10g}"
                 if low is not None
                 else ""
             )

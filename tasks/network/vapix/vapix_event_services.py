@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network.vapix._camera import OTHERS_SECONDS, Camera
 from tasks.network.vapix._events import SUBTREE, covers, parse_items, parse_topic
 from tasks.network.vapix._fleet import CameraEntry, CamerasResult, each_camera, entry, fitting, only_one
@@ -250,7 +251,7 @@ class VapixEventServicesResult(CamerasResult):
             done = "made" if self.action is RuleAction.CREATE_RULE else "removed"
             notes = f"; {camera.detail}" if camera.detail else ""
             return f"{camera.target}: {done} {' with '.join(part for part in (what, action) if part)}{notes}"
-        return f"{camera.target}: {camera.listed} {self.action.replace('_', ' ')}"
+        return f"{camera.target}: {count(camera.listed or 0, self.action.replace('_', ' ').removesuffix('s'))}"
 
 
 @tool(

@@ -177,6 +177,7 @@ async def test_credentials_in_percent_encoded_addresses_are_masked_as_well(ask: 
 
 
 async def test_an_empty_list_is_an_empty_list(ask: Ask, mid: Camera) -> None:
+    assert (await ask(mid)).headline().endswith(": 1 rule")
     mid.device.call(lambda: [kept(mid).rules.clear(), kept(mid).actions.clear()])
     found = await ask(mid)
     assert only(found).rules == [] and found.headline().endswith(": 0 rules")
