@@ -28,6 +28,7 @@ ALL = {
     "command": ("benchmarks.overhead:command_against_subprocess", "run_command against a bare subprocess"),
     "gate": ("benchmarks.overhead:gate", "the gate's decision on 4,096 targets"),
     "reconcile": ("benchmarks.overhead:reconcile", "reconcile of 10,000 hosts"),
+    "cameras": ("benchmarks.cameras:audit", "the audit of 200 cameras, and of as many of which some hang"),
     "analyze": ("benchmarks.analyze:against_tshark", "the analyzers against tshark, on a million packets"),
 }
 ABOUT = """## What is measured
@@ -45,6 +46,9 @@ ABOUT = """## What is measured
 - **one program**: `run_command` starts a supervisor that ends every descendant when its caller goes, also by kill -9.
 - **the gate**: one decision on 4,096 single addresses, every one checked against every rule.
 - **reconcile**: see `benchmarks/reconcile.py`; in processes and a database of its own.
+- **audit 200 cameras**: the flow as `signalbox cameras audit` runs it, with all it looks at: five tools and a picture of each camera, the
+  contact sheets, the inventory. The cameras are simulated, of five generations, in a process of their own that shares the cores; over
+  TLS with a pinned certificate. A camera never has two requests at once, or the benchmark fails.
 - **analyzers**: one generated capture of a million packets: bulk transfers, HTTP, TLS, DNS, SSH, SMTP, FTP, NTP, syslog. Each analyzer
   in a process of its own with 512 MB of address space, from its start to its end, beside the tshark command that yields the same
   fields (`-Y PROTOCOL -T fields`) or conversations (`-q -z conv,...`).
