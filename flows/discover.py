@@ -184,7 +184,7 @@ async def discover(
 
 
 def _final_state(report: _digest.Report, result: DiscoverResult) -> State[Any]:
-    """Say the truth in the run's final state (DESIGN rule 10)."""
+    """Say the truth in the run's final state."""
     message = _digest.title(report)
     if report.outcome == "Completed":
         return Completed(data=result, message=message)

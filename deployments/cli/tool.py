@@ -170,7 +170,7 @@ def run_quietly(name: str, options: Sequence[str]) -> Any:
 
 
 async def _perform(spec: ToolSpec, params: dict[str, Any]) -> Any:
-    """Check, ask the gate a first time (DESIGN rule 7: a refusal comes before a run is made), and run."""
+    """Check, ask the gate a first time (a refusal comes before a run is made), and run."""
     from prefect import tags
 
     from deployments.automations import TAG

@@ -129,7 +129,7 @@ def tool(
             retry_delay_seconds=list(RETRY_DELAYS_SECONDS[:retries]),
             retry_jitter_factor=0.5 if retries else None,
             retry_condition_fn=retry_condition,
-            # A probe is never answered from a cache, and results travel by the ledger (DESIGN rule 6).
+            # A probe is never answered from a cache, and results travel by the ledger.
             cache_policy=NO_CACHE,
             persist_result=False,
         )

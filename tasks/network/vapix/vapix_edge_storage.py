@@ -130,7 +130,7 @@ class VapixEdgeStorage(CameraParams):
         return self
 
     def safety(self) -> Safety | None:
-        # vapix.md's classes: what ends a recording or takes its disk away loses evidence.
+        # What ends a recording or takes its disk away loses evidence.
         match self.action:
             case StorageAction.STATUS | StorageAction.JOB:
                 return None

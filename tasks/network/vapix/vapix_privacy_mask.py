@@ -153,7 +153,7 @@ class VapixPrivacyMask(CameraParams):
             case MaskAction.LIST:
                 return None
             case MaskAction.ADD:
-                # Not among vapix.md's R3 and R4: it uncovers nothing (a name that is taken is refused, and the other masks are compared
+                # Needs no approval: it uncovers nothing (a name that is taken is refused, and the other masks are compared
                 # afterwards), and is undone by removing the one mask.
                 return Safety.CHANGE
             case _:

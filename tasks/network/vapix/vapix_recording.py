@@ -125,7 +125,7 @@ class VapixRecording(CameraParams):
         return self
 
     def safety(self) -> Safety | None:
-        # vapix.md's R4: a recording is evidence, and an export takes pictures of people out of the camera.
+        # A recording is evidence, and an export takes pictures of people out of the camera.
         return Safety.DESTROY if self.action in (RecordingAction.EXPORT, RecordingAction.REMOVE) else None
 
     def approval(self) -> bool:
