@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -72,6 +72,7 @@ ANONYMOUS_PORT = 80
 """Where cameras are asked what they tell anybody, when nobody says another port."""
 LARGE_BYTES = 64 << 10
 """Longer answers take so long to read that others would wait for it."""
+MAY_HAVE = "It may have done what was asked: look there before you send it again."
 
 SYSTEMREADY = "/axis-cgi/systemready.cgi"
 BASICDEVICEINFO = "/axis-cgi/basicdeviceinfo.cgi"
@@ -294,7 +295,8 @@ class Camera:
         answer = await self._ask(
             "POST", path, json=body, timeout=timeout, write=write, anonymous=anonymous, explain=explain
         )
-        return data_of(await apart(parse_json, answer.body, self.asked), self.asked, known)
+        with _unclear(write):
+            return data_of(await apart(parse_json, answer.body, self.asked), self.asked, known)
 
     async def parameters(self, *groups: str) -> dict[str, str]:
         """Read parameters; names without `root.`. Groups the camera does not know, or does not show to our account, are absent.
@@ -401,7 +403,8 @@ class Camera:
             answer = await self._ask("GET", path, query=query, write=write, timeout=timeout)
         if not answer.body.lstrip().startswith(b"<"):
             raise_for_text(decode(answer.body[:1000]), self.asked)
-        return await apart(parse_xml, answer.body, self.asked)
+        with _unclear(write):
+            return await apart(parse_xml, answer.body, self.asked)
 
     async def soap(self, operation: Element, *, action: str, write: bool = False) -> Element:
         """Call an operation of a SOAP service, and return the element of its response.
@@ -429,7 +432,8 @@ class Camera:
             write=write,
             explain=explain,
         )
-        return await apart(unwrap, answer.body, self.asked)
+        with _unclear(write):
+            return await apart(unwrap, answer.body, self.asked)
 
     async def rest(self, method: str, path: str, data: Any = None) -> Any:
         """Call a resource of the device configuration, and return its `data`; None when the answer has none.
@@ -459,7 +463,8 @@ class Camera:
         )
         if not answer.body.strip():
             return None
-        found = await apart(parse_json, answer.body, self.asked)
+        with _unclear(method.upper() != "GET"):
+            found = await apart(parse_json, answer.body, self.asked)
         self._rest_error(found)
         return found if "status" not in found and "data" not in found else found.get("data")
 
@@ -736,7 +741,8 @@ class Camera:
         if errors:
             return Declined(f"{self.asked} says no: {'; '.join(errors[:5])}.")
         return Nonsense(
-            f"{self.asked} does not say whether it took that: {said(text, 80) or 'it answers with nothing'}."
+            f"{self.asked} does not say whether it took that: {said(text, 80) or 'it answers with nothing'}.",
+            hint=MAY_HAVE,
         )
 
     def _rest_error(self, found: Mapping[str, Any]) -> None:
@@ -812,6 +818,17 @@ class Camera:
 
     _boot_id: str | None = None
     _uptime: int | None = None
+
+
+@contextmanager
+def _unclear(write: bool) -> Iterator[None]:
+    """Say of a change whose answer nobody can read that it may have been made."""
+    try:
+        yield
+    except Nonsense as error:
+        if write:
+            error.hint = error.hint or MAY_HAVE
+        raise
 
 
 async def apart(read: Callable[..., T], body: bytes, *more: Any) -> T:

@@ -537,3 +537,21 @@ async def test_a_large_answer_is_read_beside_the_loop_and_a_small_one_in_it(
         dome.device.faults.add(PARAM, Fault("answer", response=Response.text(lines)))
         assert len(await camera.parameters("Filler")) == 50_000
     assert threads == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["html", "garbage", "empty"])
+@pytest.mark.parametrize("write", [True, False])
+async def test_a_change_whose_answer_nobody_can_read_may_have_been_made(
+    dome: Simulated, kind: Any, write: bool
+) -> None:
+    light, disks = "/axis-cgi/lightcontrol.cgi", "/axis-cgi/disks/list.cgi"
+    async with talk(dome) as camera:
+        for path, change in (
+            (light, lambda: camera.call(light, "x", write=write)),
+            (disks, lambda: camera.xml(disks, write=write)),
+            (_camera.SERVICES, lambda: camera.soap(Element(f"{{{ACTION}}}GetActionRules"), action=ACTION, write=write)),
+        ):
+            dome.device.faults.add(path, Fault(kind))
+            with pytest.raises(Nonsense) as caught:
+                await change()
+            assert ("may have done" in str(caught.value)) is write
