@@ -43,6 +43,8 @@ BATCHES_AT_ONCE = 3
 MOST_CAMERAS = 1000
 PAGE = 500
 LONGEST_SECONDS = 2 * 3600.0
+_STATUSES = ("active", "stale", "missing")
+"""Assets that are audited, the one that is most likely there first."""
 MOST_SHEETS = 4
 """Contact sheets on the run's page; all of them are in the store."""
 
@@ -206,22 +208,25 @@ def _host(text: str) -> str:
 
 async def _from_inventory(tag: str | None, site: str) -> list[_Camera]:
     """Cameras of the inventory that have an address; archived ones and those that were never seen on the network are left out."""
-    found: list[_Camera] = []
+    found: dict[str, tuple[int, _Camera]] = {}
     page = 1
     while True:
         listed = await asset_list(
             AssetList(site=site, type="camera", tags=[tag] if tag else None, sort="address", page=page, page_size=PAGE)
         )
-        found += [
-            _Camera(
+        for asset in listed.assets:
+            if not asset.address or asset.status not in _STATUSES:
+                continue
+            camera = _Camera(
                 target=asset.address,
                 asset_id=asset.id,
                 names=(asset.hostname,) if asset.hostname else (),
                 serial=asset.serial,
             )
-            for asset in listed.assets
-            if asset.address and asset.status in ("active", "missing", "stale")
-        ]
+            # A camera that was replaced, and the one in its place, have one address: it is asked once, for the one that is there.
+            rank = _STATUSES.index(asset.status)
+            if asset.address not in found or rank < found[asset.address][0]:
+                found[asset.address] = rank, camera
         if page >= listed.pages or len(found) > MOST_CAMERAS:
             break
         page += 1
@@ -231,7 +236,7 @@ async def _from_inventory(tag: str | None, site: str) -> list[_Camera]:
             f"The inventory of site {site} has no camera{with_tag} that has an address.",
             hint="Name them in targets, or discover their network: signalbox discover CIDR.",
         )
-    return found
+    return [camera for _, camera in found.values()]
 
 
 async def _ask_all(

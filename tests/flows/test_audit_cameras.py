@@ -234,3 +234,17 @@ def test_the_deployments_are_there_and_nothing_is_audited_by_itself_before_it_is
     }
     assert set(ours) == {"on-demand", "nightly"}
     assert ours["nightly"]["schedules"][0]["active"] is False and "schedules" not in ours["on-demand"]
+
+
+async def test_a_camera_that_was_replaced_does_not_count_beside_the_one_in_its_place(
+    prefect_server: str, inventory: Any, tmp_path: Path
+) -> None:
+    with cameras("mid", "mid") as [gone, there], wired(wiring(tmp_path)):
+        await audit(targets=[gone.address, there.address], port=there.port, parts=[])
+        for status, address in (("missing", gone.address), ("active", there.address)):
+            inventory(
+                f"UPDATE asset SET primary_ip = '{there.address}', status = '{status}' WHERE primary_ip = '{address}' RETURNING id"
+            )
+        state, result = await audit(port=there.port, parts=[])
+    assert [(row["camera"], row["serial"]) for row in result.cameras] == [(there.address, there.device.serial)]
+    assert state.is_completed() and state.name == "Completed"
