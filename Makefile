@@ -19,7 +19,8 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 TARGETS ?=
 ARGS ?=
-# The long tests wait for packets, leases and heartbeats: three workers suit two cores; each starts a stack of its own.
+# The long tests wait for packets, leases and heartbeats: three workers suit two cores; each starts a stack of its own. They begin first
+# (tests/conftest.py): sorted by their number, as pytest-xdist would, the few that wait longest would come last.
 JOBS ?= 3
 SOURCES := blocks tasks flows deployments
 
@@ -64,7 +65,7 @@ run: install
 	@$(BIN)/signalbox first-run $(TARGETS)
 
 test: install programs-test
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
