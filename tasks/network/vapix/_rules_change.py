@@ -165,37 +165,44 @@ class NewRule:
     """A rule to make.
 
     Attributes:
-        name: Its name, and its action's.
-        template: What it does.
+        name: Its name, and its action's where one is set up for it.
+        template: What it does; None with `configuration_id`.
         parameters: With which values; the template's others are sent empty.
         start_event: The event that starts it.
         conditions: States that must hold.
         enabled: Whether it works at once.
+        configuration_id: The action that is set up already and that it starts.
     """
 
     name: str
-    template: str
+    template: str | None
     parameters: Mapping[str, str]
     start_event: Wanted | None
     conditions: Sequence[Wanted]
     enabled: bool
+    configuration_id: str | None = None
 
 
 async def create(services: Services, new: NewRule) -> Changed:
-    """Make a rule with its action, and read it back.
+    """Make a rule, with an action of its own or one that is set up already, and read it back.
 
     Raises:
         InvalidParameters: The camera has no such template, parameter or event. Nothing was sent that changes it.
+        NotFound: It has no such action.
         Conflict: There is a rule of that name.
         Rejected: The camera did not take it; nothing is left behind, or the error says what is.
     """
     place = services.camera.asked
-    template = _template(await services.templates(), new.template, place)
-    parameters = _parameters(template, new.parameters)
-    if ".unlimited." in template.template and not new.conditions:
+    parameters: dict[str, str] = {}
+    if new.configuration_id is not None:
+        does = _configuration(await services.configurations(), new.configuration_id, place).template
+    else:
+        template = _template(await services.templates(), new.template or "", place)
+        parameters, does = _parameters(template, new.parameters), template.template
+    if ".unlimited." in does and not new.conditions:
         raise InvalidParameters(
-            f"{template.template} lasts while states hold: it needs at least one of conditions.",
-            hint=f"For something that happens once take {template.template.replace('.unlimited.', '.fixed.')}, where there is one.",
+            f"{does} lasts while states hold: it needs at least one of conditions.",
+            hint=f"For something that happens once take {does.replace('.unlimited.', '.fixed.')}, where there is one.",
         )
     kinds = await services.events()
     for condition in new.conditions:
@@ -209,30 +216,64 @@ async def create(services: Services, new: NewRule) -> Changed:
             f"{place} has a rule {new.name!r} already (number {', '.join(same)}).",
             hint="A rule cannot be changed: make one of another name, then remove the old one.",
         )
-    configuration_id = await _add_action(services, new, parameters)
+    configuration_id = new.configuration_id or await _add_action(services, new.name, does, parameters)
     try:
         rule_id = await services.add_rule(
             new.name, configuration_id, enabled=new.enabled, start_event=new.start_event, conditions=new.conditions
         )
     except ToolError as problem:
-        found = await _arrived(services, new, configuration_id) if isinstance(problem, (Unanswered, Nonsense)) else None
-        if found is None:
+        lost = isinstance(problem, (Unanswered, Nonsense))
+        found = await _arrived(services, new, before, configuration_id) if lost else None
+        if found is None and new.configuration_id is None:
             raise await _taken_back(services, configuration_id, problem) from None
+        if found is None:
+            raise
         rule_id = found.rule_id
-    return await _made(services, new, before, rule_id, configuration_id, parameters)
+    return await _made(services, new, before, rule_id, configuration_id)
 
 
-async def _add_action(services: Services, new: NewRule, parameters: Mapping[str, str]) -> str:
+async def create_configuration(services: Services, name: str, token: str, given: Mapping[str, str]) -> Changed:
+    """Set up an action that no rule starts yet, and read it back.
+
+    Raises:
+        InvalidParameters: The camera has no such template or parameter. Nothing was sent that changes it.
+        Conflict: There is an action of that name.
+        Rejected: The camera did not take it.
+    """
+    place = services.camera.asked
+    template = _template(await services.templates(), token, place)
+    parameters = _parameters(template, given)
+    same = [each.configuration_id for each in await services.configurations() if each.name == name]
+    if same:
+        raise Conflict(
+            f"{place} has an action configuration {name!r} already (number {', '.join(same)}).",
+            hint="It cannot be changed: make one of another name, then remove the old one.",
+        )
+    before = await services.rules()
+    number = await _add_action(services, name, template.template, parameters)
+    made = next((each for each in await services.configurations() if each.configuration_id == number), None)
+    if made is None:
+        raise Rejected(
+            f"{place} said it made action configuration {number}, but has no such one.",
+            hint="List them with action = configurations.",
+        )
+    changed = Changed(before, before, configuration=made)
+    if made.name != name:
+        changed.notes.append(f"The camera calls the action {made.name!r}.")
+    return changed
+
+
+async def _add_action(services: Services, name: str, template: str, parameters: Mapping[str, str]) -> str:
     try:
-        return await services.add_configuration(new.name, new.template, parameters)
+        return await services.add_configuration(name, template, parameters)
     except (Unanswered, Nonsense) as problem:
         problem.hint = (
-            f"It may have been set up: list the configurations, and remove the one named {new.name!r} if it is there."
+            f"It may have been set up: list the configurations, and remove the one named {name!r} if it is there."
         )
         raise
 
 
-async def _arrived(services: Services, new: NewRule, configuration_id: str) -> Rule | None:
+async def _arrived(services: Services, new: NewRule, before: Sequence[Rule], configuration_id: str) -> Rule | None:
     """The rule whose answer got lost, if it was made. When that cannot be read either, the error says so."""
     try:
         known = await services.rules()
@@ -241,7 +282,10 @@ async def _arrived(services: Services, new: NewRule, configuration_id: str) -> R
             f"{services.camera.asked} did not answer whether it made the rule {new.name!r}, and cannot be asked: {problem.message}",
             hint=f"List its rules; its action has number {configuration_id}.",
         ) from None
-    return next((rule for rule in known if rule.configuration_id == configuration_id), None)
+    older = {rule.rule_id for rule in before}
+    return next(
+        (rule for rule in known if rule.configuration_id == configuration_id and rule.rule_id not in older), None
+    )
 
 
 async def _taken_back(services: Services, configuration_id: str, problem: ToolError) -> ToolError:
@@ -267,7 +311,6 @@ async def _made(
     before: list[Rule],
     rule_id: str,
     configuration_id: str,
-    parameters: Mapping[str, str],
 ) -> Changed:
     after, known = await services.rules(), await services.configurations()
     rule = next((rule for rule in after if rule.rule_id == rule_id), None)
@@ -362,13 +405,7 @@ async def remove_configuration(services: Services, configuration_id: str) -> Cha
         Conflict: A rule uses it.
     """
     place = services.camera.asked
-    known = await services.configurations()
-    found = next((each for each in known if each.configuration_id == configuration_id), None)
-    if found is None:
-        raise NotFound(
-            f"{place} has no action configuration number {configuration_id}.",
-            hint="List them with action = configurations.",
-        )
+    found = _configuration(await services.configurations(), configuration_id, place)
     before = await services.rules()
     users = [rule for rule in before if rule.configuration_id == configuration_id]
     if users:
@@ -381,6 +418,16 @@ async def remove_configuration(services: Services, configuration_id: str) -> Cha
     if any(each.configuration_id == configuration_id for each in await services.configurations()):
         raise Rejected(f"{place} said it removed action configuration number {configuration_id}, but still has it.")
     return Changed(before, before, configuration=found)
+
+
+def _configuration(known: Sequence[Configuration], configuration_id: str, place: str) -> Configuration:
+    found = next((each for each in known if each.configuration_id == configuration_id), None)
+    if found is None:
+        raise NotFound(
+            f"{place} has no action configuration number {configuration_id}.",
+            hint="List them with action = configurations.",
+        )
+    return found
 
 
 # --- what a rule may say ---------------------------------------------------------------------------------------------

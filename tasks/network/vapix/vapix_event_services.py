@@ -15,7 +15,15 @@ from tasks.network.vapix._camera import OTHERS_SECONDS, Camera
 from tasks.network.vapix._events import SUBTREE, covers, parse_items, parse_topic
 from tasks.network.vapix._fleet import CameraEntry, CamerasResult, each_camera, entry, fitting, only_one
 from tasks.network.vapix._params import MOST_SECONDS, CameraParams, fleet_timeout
-from tasks.network.vapix._rules_change import Changed, NewRule, Services, create, remove_configuration, remove_rule
+from tasks.network.vapix._rules_change import (
+    Changed,
+    NewRule,
+    Services,
+    create,
+    create_configuration,
+    remove_configuration,
+    remove_rule,
+)
 from tasks.network.vapix._soap_rules import Configuration, EventKind, Rule, Template, holds_secret
 
 READING_REQUESTS, CHANGING_REQUESTS = 8, 20
@@ -33,22 +41,24 @@ class RuleAction(StrEnum):
     RECIPIENTS = "recipients"
     RULES = "rules"
     CREATE_RULE = "create_rule"
+    CREATE_CONFIGURATION = "create_configuration"
     REMOVE_RULE = "remove_rule"
     REMOVE_CONFIGURATION = "remove_configuration"
 
 
-CHANGING = (RuleAction.CREATE_RULE, RuleAction.REMOVE_RULE, RuleAction.REMOVE_CONFIGURATION)
+CREATING = (RuleAction.CREATE_RULE, RuleAction.CREATE_CONFIGURATION)
+CHANGING = (*CREATING, RuleAction.REMOVE_RULE, RuleAction.REMOVE_CONFIGURATION)
 _TAKES: dict[str, tuple[RuleAction, ...]] = {
     "topics": (RuleAction.EVENTS,),
-    "name": (RuleAction.CREATE_RULE, RuleAction.REMOVE_RULE),
-    "template": (RuleAction.CREATE_RULE,),
-    "parameters": (RuleAction.CREATE_RULE,),
+    "name": (*CREATING, RuleAction.REMOVE_RULE),
+    "template": CREATING,
+    "parameters": CREATING,
     "start_event": (RuleAction.CREATE_RULE,),
     "conditions": (RuleAction.CREATE_RULE,),
     "enabled": (RuleAction.CREATE_RULE,),
     "rule_id": (RuleAction.REMOVE_RULE,),
     "keep_configuration": (RuleAction.REMOVE_RULE,),
-    "configuration_id": (RuleAction.REMOVE_CONFIGURATION,),
+    "configuration_id": (RuleAction.REMOVE_CONFIGURATION, RuleAction.CREATE_RULE),
 }
 _NUMBER = r"^[0-9]{1,10}$"
 
@@ -97,7 +107,7 @@ class VapixEventServices(CameraParams):
     action: RuleAction = Field(
         RuleAction.RULES,
         description="events, templates (what the camera can do), recipient_templates, configurations (actions that are set up), recipients "
-        "or rules: list them. create_rule, remove_rule, remove_configuration: need approval.",
+        "or rules: list them. create_rule, create_configuration, remove_rule, remove_configuration: need approval.",
     )
     topics: Annotated[list[Annotated[str, BeforeValidator(parse_topic)]], Field(max_length=32)] = Field(
         default_factory=list, description="events: only these topics, such as tns1:Device//.; at most 32. Default: all."
@@ -106,23 +116,27 @@ class VapixEventServices(CameraParams):
         None,
         min_length=1,
         max_length=64,
-        description="create_rule: name of the new rule and of its action, 1 to 64 characters. remove_rule: name of the rule.",
+        description="create_rule: name of the new rule and of its new action, 1 to 64 characters. create_configuration: of the new action. "
+        "remove_rule: name of the rule.",
     )
     rule_id: str | None = Field(
         None, pattern=_NUMBER, description="remove_rule: the rule's number, in place of its name."
     )
     configuration_id: str | None = Field(
-        None, pattern=_NUMBER, description="remove_configuration: number of the action configuration."
+        None,
+        pattern=_NUMBER,
+        description="remove_configuration: number of the action configuration. create_rule: of one that is set up, in place of template.",
     )
     template: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,200}$",
-        description="create_rule: what to do, such as com.axis.action.fixed.io.toggle; action = templates lists them.",
+        description="create_rule and create_configuration: what to do, such as com.axis.action.fixed.io.toggle; action = templates "
+        "lists them.",
     )
     parameters: Annotated[dict[str, str], Field(max_length=64), AfterValidator(_values)] = Field(
         default_factory=dict,
-        description='create_rule: values of the template\'s parameters, such as {"port": "1", "state": "high", "duration": "2"}; those not '
-        "given are sent empty. Never a login or a password.",
+        description="create_rule and create_configuration: values of the template's parameters, such as "
+        '{"port": "1", "state": "high", "duration": "2"}; those not given are sent empty. Never a login or a password.',
     )
     start_event: Trigger | None = Field(
         None, description="create_rule: the event that starts the action, a topic with items."
@@ -152,6 +166,12 @@ class VapixEventServices(CameraParams):
         match self.action:
             case RuleAction.CREATE_RULE:
                 self._check_creation()
+            case RuleAction.CREATE_CONFIGURATION:
+                if self.name is None or self.template is None:
+                    raise ValueError(
+                        "create_configuration needs name and template; action = templates lists what the camera can do"
+                    )
+                self._check_values()
             case RuleAction.REMOVE_RULE:
                 if (self.name is None) == (self.rule_id is None):
                     raise ValueError("remove_rule takes either name or rule_id")
@@ -161,18 +181,26 @@ class VapixEventServices(CameraParams):
         return self
 
     def _check_creation(self) -> None:
-        if self.name is None or self.template is None:
-            raise ValueError("create_rule needs name and template; action = templates lists what the camera can do")
+        if self.name is None or (self.template is None) == (self.configuration_id is None):
+            raise ValueError(
+                "create_rule needs name and template, or name and configuration_id; action = templates lists what the camera can do, "
+                "configurations what is set up"
+            )
+        if self.parameters and self.template is None:
+            raise ValueError("parameters go with template: the action that configuration_id means has its own")
         if self.start_event is None and not self.conditions:
             raise ValueError(
                 "create_rule needs start_event or at least one of conditions; action = events lists the events"
             )
+        self._check_values()
+
+    def _check_values(self) -> None:
         for name, value in self.parameters.items():
             # Refused here already: what stands in parameters reaches the ledger.
             if holds_secret(name, value):
                 raise ValueError(
                     f"parameters: {name} would hold a secret, and those never stand in parameters; set such an action up on the camera's "
-                    "own web page"
+                    "own web page, then make the rule with its configuration_id"
                 )
 
     @property
@@ -231,7 +259,7 @@ class CameraRules(CameraEntry):
     )
     rule: Rule | None = Field(None, description="The rule that was made, as the camera keeps it, or removed.")
     configuration: Configuration | None = Field(
-        None, description="The action configuration that was made, as the camera keeps it, or removed."
+        None, description="The action configuration that was made or taken, as the camera keeps it, or removed."
     )
 
 
@@ -248,7 +276,7 @@ class VapixEventServicesResult(CamerasResult):
         if self.action in CHANGING:
             what = f"rule {camera.rule.rule_id} ({camera.rule.name})" if camera.rule else ""
             action = f"action configuration {camera.configuration.configuration_id}" if camera.configuration else ""
-            done = "made" if self.action is RuleAction.CREATE_RULE else "removed"
+            done = "made" if self.action in CREATING else "removed"
             notes = f"; {camera.detail}" if camera.detail else ""
             return f"{camera.target}: {done} {' with '.join(part for part in (what, action) if part)}{notes}"
         return f"{camera.target}: {count(camera.listed or 0, self.action.replace('_', ' ').removesuffix('s'))}"
@@ -342,6 +370,11 @@ async def _work(services: Services, params: VapixEventServices) -> dict[str, Any
             return {"rules": await services.rules()}
         case RuleAction.CREATE_RULE:
             return _said(services, await create(services, _new_rule(params)))
+        case RuleAction.CREATE_CONFIGURATION:
+            assert params.name is not None and params.template is not None
+            return _said(
+                services, await create_configuration(services, params.name, params.template, params.parameters)
+            )
         case RuleAction.REMOVE_RULE:
             removing = remove_rule(services, name=params.name, rule_id=params.rule_id, keep=params.keep_configuration)
             return _said(services, await removing)
@@ -351,7 +384,7 @@ async def _work(services: Services, params: VapixEventServices) -> dict[str, Any
 
 
 def _new_rule(params: VapixEventServices) -> NewRule:
-    assert params.name is not None and params.template is not None
+    assert params.name is not None
     start = params.start_event
     return NewRule(
         name=params.name,
@@ -360,6 +393,7 @@ def _new_rule(params: VapixEventServices) -> NewRule:
         start_event=(start.topic, start.items) if start is not None else None,
         conditions=[(condition.topic, condition.items) for condition in params.conditions],
         enabled=params.enabled,
+        configuration_id=params.configuration_id,
     )
 
 

@@ -246,6 +246,59 @@ async def test_a_moment_can_start_a_rule(ask: Ask, mid: Camera) -> None:
     assert found.rule.start_event.items == {"channel": "1"} and not found.rule.conditions
 
 
+ACTION_ALONE = {key: PULSE[key] for key in ("template", "parameters")} | {
+    "action": "create_configuration",
+    "name": "Pulse gate",
+}
+REUSING = {key: PULSE[key] for key in ("action", "name", "conditions")}
+
+
+async def test_an_action_is_set_up_alone_and_rules_are_made_with_it(ask: Ask, mid: Camera) -> None:
+    result = await ask(mid, **ACTION_ALONE)
+    action = only(result).configuration
+    assert action is not None and (action.name, action.parameters) == ("Pulse gate", PULSE["parameters"])
+    assert result.headline().endswith(f": made action configuration {action.configuration_id}")
+    assert operations(mid) == ["AddActionConfiguration"] and len(kept(mid).rules) == 1
+    for name in ("Day", "Night"):
+        # `confirm` names the rule: what is approved is that it begins to work.
+        found = only(await ask(mid, **{**REUSING, "name": name, "configuration_id": action.configuration_id}))
+        assert found.rule is not None and found.rule.configuration_id == action.configuration_id
+        assert found.rule.action_name == "Pulse gate"
+    assert len(kept(mid).actions) == 2 and operations(mid).count("AddActionConfiguration") == 1
+
+
+async def test_a_second_action_of_the_same_name_is_refused(ask: Ask, mid: Camera) -> None:
+    await ask(mid, **ACTION_ALONE)
+    with pytest.raises(Conflict, match="has an action configuration 'Pulse gate' already"):
+        await ask(mid, **ACTION_ALONE)
+    assert len(kept(mid).actions) == 2
+
+
+async def test_a_rule_with_an_action_that_is_not_there_changes_nothing(ask: Ask, mid: Camera) -> None:
+    with pytest.raises(NotFound, match="no action configuration number 99"):
+        await ask(mid, **{**REUSING, "configuration_id": "99"})
+    assert operations(mid) == []
+
+
+async def test_an_action_that_was_there_before_stays_when_its_rule_is_refused(
+    ask: Ask, mid: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(services: simulated.Services, call: simulated.Call) -> str:
+        raise simulated.Fault("aa:InvalidConditionFilterFault", "could not match any property events")
+
+    monkeypatch.setitem(simulated._OPERATIONS, (simulated.ACTION, "AddActionRule"), refused)
+    with pytest.raises(Rejected, match="could not match any property events") as caught:
+        await ask(mid, **{**REUSING, "configuration_id": "1"})
+    assert "removed" not in str(caught.value) and set(kept(mid).actions) == {"1"}
+
+
+async def test_a_lost_answer_about_a_rule_of_an_older_action_finds_the_new_rule_alone(ask: Ask, mid: Camera) -> None:
+    mid.device.faults.add(SERVICES, Fault("close", effect=True, skip=4))
+    found = only(await ask(mid, **{**REUSING, "configuration_id": "1"}))
+    assert found.rule is not None and found.rule.name == "Door to gate"
+    assert [rule.configuration_id for rule in found.rules] == ["1", "1"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -572,6 +625,10 @@ async def test_one_broken_camera_costs_the_others_nothing(ask: Ask) -> None:
     ("params", "said"),
     [
         ({"action": "create_rule"}, "needs name and template"),
+        ({**PULSE, "configuration_id": "1"}, "template, or name and configuration_id"),
+        ({**REUSING, "configuration_id": "1", "parameters": {"port": "1"}}, "parameters go with template"),
+        ({"action": "create_configuration", "name": "a"}, "needs name and template"),
+        ({**ACTION_ALONE, "parameters": {"password": "hunter2!"}}, "never stand in parameters"),
         ({**PULSE, "conditions": []}, "start_event or at least one of conditions"),
         ({"action": "remove_rule"}, "either name or rule_id"),
         ({"action": "remove_rule", "name": "a", "rule_id": "1"}, "either name or rule_id"),
