@@ -27,9 +27,10 @@ from tasks.core.errors import (
 )
 from tasks.core.models import FileRef, ToolResult
 from tasks.core.rate import Pacer
+from tasks.core.redact import json_size
 from tasks.core.run import ToolRun, current_run
 from tasks.core.scrub import scrub
-from tasks.network._sparing import spare_entries
+from tasks.network._sparing import ROOM_BYTES, spare_entries
 from tasks.network.probe._connection import Pace, Paces
 from tasks.network.vapix._camera import ANONYMOUS_PORT, Camera, open_camera
 from tasks.network.vapix._params import IN_FLIGHT, REPORTING_SECONDS, CameraTargets
@@ -307,7 +308,13 @@ async def fitting(result: R, droppable: Sequence[str]) -> R:
         droppable: Fields of the entries that may go, the one that is missed least first. They need defaults.
     """
     update = await spare_entries(result, "cameras", droppable)
-    return result.model_copy(update=update) if update else result
+    fitted = result.model_copy(update=update) if update else result
+    for name in ("firmware", "model", "address", "serial"):  # long names of 256 cameras may leave no room for them
+        if json_size(fitted.model_dump(mode="json")) <= ROOM_BYTES:
+            break
+        less = [camera.model_copy(update={name: None}) for camera in fitted.cameras]
+        fitted = fitted.model_copy(update={"cameras": less, "left_out": [*fitted.left_out, name]})
+    return fitted
 
 
 def only_one(params: CameraTargets, what: str) -> None:

@@ -281,3 +281,19 @@ async def test_a_password_that_a_camera_repeats_is_masked_wherever_it_is_told(
     with pytest.raises(Rejected) as caught:
         await perform(tool, given(pair[:1]), blocks=given_blocks, policy=FAST)
     assert "hunter2" not in str(caught.value)
+
+
+async def test_cameras_with_long_names_fit_the_ledger_too(make_look: Callable[..., Any], tmp_path: Any) -> None:
+    spec = make_look(lambda camera: None).spec
+    entries = [
+        Looked(target=f"camera{n:03}.{'x' * 60}.{'y' * 50}.example.com", address="192.0.2.7", outcome=CameraOutcome.DONE,
+               serial="B8A44F7C1D20", model="AXIS " + "Q" * 195, firmware="1" * 200)
+        for n in range(256)
+    ]  # fmt: skip
+    with (
+        wired(FixedWiring(captures=CaptureStore(folder=tmp_path))),
+        running(ToolRun(spec=spec, site="default", policy=FAST)),
+    ):
+        shown = await fitting(LookResult(cameras=entries), ["words"])
+    assert json_size(shown.model_dump(mode="json")) <= MOST_BYTES
+    assert [one.target for one in shown.cameras] == [one.target for one in entries] and "model" in shown.left_out
