@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from typing import Final, NamedTuple
 
-MOST_PIXELS: Final = 120_000_000
-"""Larger than any camera's picture; a header that says more is made to hurt."""
+MOST_PIXELS: Final = 40_000_000
+"""Larger than any camera's picture; a header that says more is made to hurt: a progressive JPEG takes six bytes of memory for each."""
 _LOOK: Final = (240, 135)
 """Brightness is measured on about this many pixels: the decoder leaves the others out, which makes it ten times cheaper."""
+_one_at_a_time = threading.Lock()
+"""So that pictures made to hurt take their memory once, however many cameras send them."""
 _MAGIC = b"\xff\xd8\xff"
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOFn markers, ITU T.81 table B.1
 
@@ -59,7 +62,7 @@ def light_of(data: bytes) -> Light | None:
     if size is None or size[0] * size[1] > MOST_PIXELS:
         return None
     try:
-        with warnings.catch_warnings():
+        with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=["JPEG"])
             image.draft("L", _LOOK)

@@ -560,3 +560,13 @@ def test_urls_are_escaped_and_name_unusual_ports() -> None:
         url("http", "2001:db8::1", 8080, "/a", {"streamprofile": "A&b=c"})
         == "http://[2001:db8::1]:8080/a?streamprofile=A%26b%3Dc"
     )
+
+
+def test_a_picture_made_to_take_all_memory_is_not_decoded() -> None:
+    picture = io.BytesIO()
+    Image.new("L", (8, 8)).save(picture, "JPEG", progressive=True)
+    data = picture.getvalue()
+    place = data.index(b"\xff\xc2") + 5  # height and width in the frame header
+    for wide, high, decoded in ((8, 8, True), (7000, 7000, False), (65_000, 65_000, False)):
+        said = data[:place] + high.to_bytes(2, "big") + wide.to_bytes(2, "big") + data[place + 4 :]
+        assert (light_of(said) is not None) is decoded
