@@ -35,12 +35,18 @@ def audit(home: Path) -> list[Figure]:
 
 
 async def _audit(fleet: _Fleet) -> list[Figure]:
+    from pydantic import SecretStr
+
     from blocks.axis import AxisCredentials
 
     await allow(f"{NETWORK}.0.0/16")
     name, password = ACCOUNT
     account: Any = AxisCredentials(
-        username=name, password=password, port=fleet.port, verification="pinned", fingerprints=[fleet.fingerprint]
+        username=name,
+        password=SecretStr(password),
+        port=fleet.port,
+        verification="pinned",
+        fingerprints=[fleet.fingerprint],
     )
     await account.save("benchmark", overwrite=True)
     figures = []
@@ -71,9 +77,7 @@ async def _run(addresses: list[str]) -> tuple[float, Any]:
     from flows.audit_cameras import CameraAudit, audit_cameras
 
     began = time.perf_counter()
-    state: Any = await audit_cameras(  # type: ignore[call-overload]
-        credentials="axis/benchmark", targets=addresses, return_state=True
-    )
+    state: Any = await audit_cameras(credentials="axis/benchmark", targets=addresses, return_state=True)
     seconds = time.perf_counter() - began
     result = getattr(state.data, "result", state.data)
     if not isinstance(result, CameraAudit):

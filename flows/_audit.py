@@ -472,7 +472,8 @@ def finding_rows(report: Report) -> list[dict[str, str]]:
 
 def text(report: Report) -> str:
     """The digest as plain text."""
-    lines = [f"Cameras at {report.site}: {title(report)}.", ""]
+    lines = [f"Cameras at {report.site}: {title(report)}."]
+    lines += [""] if report.findings else []
     lines += [f"- {finding.severity}: {finding.camera}: {finding.what}" for finding in report.findings[:MOST_LISTED]]
     if len(report.findings) > MOST_LISTED:
         lines.append(f"... and {len(report.findings) - MOST_LISTED} more on the run's page.")

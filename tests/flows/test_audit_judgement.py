@@ -184,6 +184,11 @@ def test_the_digest_says_what_matters_first_and_names_are_harmless() -> None:
     assert [row["findings"] for row in _audit.camera_rows(report)] == ["0", "1", "1"]
 
 
+def test_the_digest_has_no_empty_paragraphs() -> None:
+    report = Report(site="yard", cameras=[camera()], findings=[], changes=[{"what": "asset found"}], url="http://x")
+    assert "\n\n\n" not in _audit.text(report)
+
+
 def test_a_fleet_nobody_could_reach_is_a_failed_audit_and_one_without_cameras_is_not() -> None:
     gone = [CameraFacts(target="10.0.0.7", problem="Silent.")]
     assert Report(site="x", cameras=gone, findings=[]).outcome == "Failed"

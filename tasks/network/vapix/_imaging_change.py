@@ -258,5 +258,13 @@ def summary(changes: Sequence[Change]) -> str:
 
     >>> summary([Change(setting="brightness", before="50", asked="55", after="55")])
     'brightness 50 -> 55'
+    >>> summary([Change(setting="lit", before=False, asked=True, after=True)])
+    'lit no -> yes'
     """
-    return ", ".join(f"{change.setting} {change.before} -> {change.after}" for change in changes)
+    return ", ".join(f"{change.setting} {_word(change.before)} -> {_word(change.after)}" for change in changes)
+
+
+def _word(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not told" if value is None else str(value)

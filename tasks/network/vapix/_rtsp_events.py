@@ -43,6 +43,7 @@ MOST_BODY_BYTES = 256 << 10
 MOST_DOCUMENT_BYTES = 1 << 20
 PATH = "/axis-media/media.amp"
 METADATA = "vnd.onvif.metadata"
+PORT_HINT = "Is RTSP on, and on this port (rtsp_port)?"
 ALIVE_SECONDS = 15.0
 """Longest time between two signs of life of ours: they keep the session, and show whether the camera is still there."""
 
@@ -393,12 +394,13 @@ class RtspEvents:
             async with asyncio.timeout(min(self.timeout, 10.0)):
                 self._reader, self._writer = await asyncio.open_connection(place.address, place.port, **tls)
         except TimeoutError:
-            raise Unreachable(
-                f"{self.name} does not answer.", hint="Is RTSP on, and on this port (rtsp_port)?"
-            ) from None
+            raise Unreachable(f"{self.name} does not answer.", hint=PORT_HINT) from None
         except OSError as error:
             known = explain_connection(error, self.name, place.host)
-            raise known or Unreachable(f"{self.name} takes no connection.") from None
+            known = known or Unreachable(f"{self.name} takes no connection.")
+            if isinstance(known, Unreachable):
+                known.hint = known.hint or PORT_HINT
+            raise known from None
         certificate = self._writer.get_extra_info("ssl_object")
         if certificate is not None:
             place.check_certificate(certificate.getpeercert(binary_form=True) or b"")

@@ -222,8 +222,24 @@ class EdgeStorageResult(CamerasResult):
         disks = ", ".join(_short(disk) for disk in camera.disks)
         now = {True: "records now", False: "records nothing now", None: ""}[camera.recording_now]
         job = f"job {camera.job.job_id} {camera.job.progress or 0:g} %" if camera.job is not None else ""
-        said = "; ".join(part for part in (disks, now, job, *camera.findings) if part)
+        said = "; ".join(part for part in (_done(camera), disks, now, job, *camera.findings) if part)
         return f"{camera.target}: {said or 'no disks'}"
+
+
+def _done(camera: CameraStorage) -> str:
+    """What a change did, in a few words; empty of what only reads."""
+    before = camera.before
+    match camera.api:
+        case storage.RECORD_PATH:
+            return f"{camera.running[0].recording_id} started" if camera.running else ""
+        case storage.STOP_PATH:
+            had_ended = before is not None and before.recording is not None and not before.recording.running
+            return f"{camera.running[0].recording_id} {'had' if had_ended else 'is'} ended" if camera.running else ""
+        case storage.CONTINUOUS_ADD_PATH | storage.CONTINUOUS_REMOVE_PATH if before is not None:
+            older, now = ({one.profile for one in them} for them in (before.continuous, camera.continuous))
+            what = ", ".join(sorted(older ^ now))
+            return f"continuous recording {what} {'added' if now - older else 'removed'}" if what else ""
+    return ""
 
 
 def _short(disk: Disk) -> str:

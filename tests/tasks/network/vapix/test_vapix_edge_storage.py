@@ -213,10 +213,12 @@ async def test_whether_anything_is_recorded_is_unknown_among_too_many_recordings
 
 async def test_a_recording_is_started_with_a_stream_profile_and_seen_running(ask: Ask) -> None:
     with cameras("mid") as [camera]:
-        found = only(
-            await ask(camera, action="record", disk="SD_DISK", stream_profile="Evidence 1", fps=10, user="operator")
+        result = await ask(
+            camera, action="record", disk="SD_DISK", stream_profile="Evidence 1", fps=10, user="operator"
         )
+        found = only(result)
         [started] = found.running
+        assert result.headline().startswith(f"{camera.address}: {started.recording_id} started; SD_DISK OK")
         assert started.running and started.recording_id.endswith(camera.device.serial)
         [sent] = camera.asked(RECORD)
         assert b"options=streamprofile%3DEvidence%25201%26fps%3D10" in sent.body
@@ -271,7 +273,9 @@ async def test_ending_a_recording_needs_approval_for_exactly_it(ask: Ask) -> Non
                 camera, action="stop", recording=started, confirm=f"{camera.address} {started}", policy=ProbePolicy()
             )
         assert not camera.asked(STOP)
-        found = only(await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}"))
+        result = await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}")
+        found = only(result)
+        assert f": {started} is ended" in result.headline()
         assert found.before is not None and found.before.recording is not None and found.before.recording.running
         assert not found.running[0].running and found.running[0].stopped_at is not None
         again = only(await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}"))
@@ -297,7 +301,9 @@ async def test_a_continuous_recording_is_removed_with_approval_and_added_again(a
         with pytest.raises(Refused):
             await ask(camera, action="remove_continuous", profile=1, confirm=camera.address)
         assert writes(camera) == []
-        gone = only(await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1"))
+        result = await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
+        gone = only(result)
+        assert ": continuous recording 1 removed" in result.headline()
         assert gone.before is not None and len(gone.before.continuous) == 1
         assert gone.continuous == [] and gone.recording_now is False
         with pytest.raises(NotFound, match="no continuous recording 1"):

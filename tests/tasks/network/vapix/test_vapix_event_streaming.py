@@ -731,8 +731,9 @@ async def test_a_store_without_room_costs_only_what_does_not_fit(listen: Listen,
 
 
 async def test_no_rtsp_server_is_said_with_what_to_do(listen: Listen, ancient: Camera) -> None:
-    with pytest.raises(Unreachable, match="nothing listens on that port"):
+    with pytest.raises(Unreachable, match="nothing listens on that port") as caught:
         await listen([ancient], rtsp_port=1)
+    assert caught.value.hint is not None and "rtsp_port" in caught.value.hint
 
 
 async def test_a_policy_that_forbids_the_rtsp_port_is_kept(listen: Listen, ancient: Camera) -> None:
