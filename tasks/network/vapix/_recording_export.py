@@ -370,7 +370,8 @@ class _Part:
         if not _is_recording(bytes(pending), self.wanted):
             raise Nonsense(f"The camera sends something that is no {self.wanted} file ({said(kind, 40) or 'no type'}).")
         length = whole(stream.headers.get("content-length"))
-        progress = _Progress(self.promised.size_bytes if length is None else length)
+        what = self.name.rpartition("/")[2]
+        progress = _Progress(what, self.promised.size_bytes if length is None else length)
         try:
             async for chunk in pieces:
                 pending += chunk
@@ -512,8 +513,8 @@ def whole_mp4(file: BinaryIO) -> bool:
 class _Progress:
     """Tells in the log how far a download is, not too often."""
 
-    def __init__(self, total: int | None) -> None:
-        self.total = total
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.total = what, total
         self.told = time.monotonic()
 
     def tell(self, received: int) -> None:
@@ -521,4 +522,4 @@ class _Progress:
             return
         self.told = time.monotonic()
         share = f", {min(99, 100 * received // self.total)} %" if self.total else ""
-        run_logger().info("Export: %.1f MB%s", received / 1e6, share)
+        run_logger().info("Export of %s: %.1f MB%s", self.what, received / 1e6, share)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import subprocess
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -217,6 +218,20 @@ async def test_of_several_cameras_each_has_its_own_outcome(ask: Ask) -> None:
 
 
 # --- export ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_download_tells_in_the_log_how_far_it_is(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(exporting, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(exporting, "_PIECE", 4096)
+    with cameras("mid") as [camera], caplog.at_level(logging.INFO):
+        recording = fresh(camera, 600)
+        await ask(camera, action="export", **approved(camera, recording))
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Export of ")]
+    shares = [int(line.split(", ")[1].removesuffix(" %")) for line in told]
+    assert len(shares) > 3 and shares == sorted(shares) and shares[-1] > 50
+    assert recording.recording_id in told[0]
 
 
 @pytest.mark.parametrize("profile", ["old", "9.80", "mid", "new"])
