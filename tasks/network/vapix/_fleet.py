@@ -203,8 +203,13 @@ async def _visit(
         timeout=params.timeout,
         pace=pace,
     ) as camera:
-        seen.device = await camera.device()
-        seen.value = await work(camera)
+        try:
+            seen.device = await camera.device()
+            seen.value = await work(camera)
+        except ToolError as error:
+            # Also when it went wrong: that no certificate was checked may be why.
+            error.hint = " ".join(filter(None, (error.hint, *camera.notes))) or None
+            raise
         seen.outcome = CameraOutcome.DONE
         seen.detail = _masked(" ".join(camera.notes), credentials) or None
 

@@ -297,3 +297,16 @@ async def test_cameras_with_long_names_fit_the_ledger_too(make_look: Callable[..
         shown = await fitting(LookResult(cameras=entries), ["words"])
     assert json_size(shown.model_dump(mode="json")) <= MOST_BYTES
     assert [one.target for one in shown.cameras] == [one.target for one in entries] and "model" in shown.left_out
+
+
+async def test_that_no_certificate_was_checked_is_said_when_it_went_wrong_too(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+) -> None:
+    async def work(camera: Camera) -> int:
+        raise Rejected("It says no.", hint="Ask it otherwise.")
+
+    unchecked = {"axis/yard": pair[0].block(verification="off")}
+    result = await perform(make_look(work), given(pair), blocks=unchecked, policy=FAST)
+    assert all(
+        "It says no. Ask it otherwise. Its certificate was not checked" in str(one.detail) for one in result.cameras
+    )
