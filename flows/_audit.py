@@ -69,7 +69,8 @@ class CameraFacts:
         picture: The picture.
         masks: Privacy masks that are on.
         untold: What was asked and could not be read, and why.
-        excused: Parts of it that are not the camera's fault: it has no such thing, or others kept it busy.
+        excused: Parts of it that this camera does not have at all.
+        busy: Parts of it that others kept it too busy for.
         notes: What the connection was like.
     """
 
@@ -99,10 +100,11 @@ class CameraFacts:
     masks: int | None = None
     untold: dict[str, str] = field(default_factory=dict)
     excused: frozenset[str] = frozenset()
+    busy: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def hidden(self, part: str) -> str | None:
-        """Why a part that was asked is not known; None when it is, was not asked, or is nobody's fault."""
+        """Why a part that was asked is not known; None when it is, was not asked, or the camera has no such thing."""
         return None if part in self.excused else self.untold.get(part)
 
     @property
@@ -296,7 +298,7 @@ def _recording(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
 
 def _video(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
     why = facts.hidden("stream")
-    if facts.stream is False or (facts.stream is None and why is not None):
+    if facts.stream is False or (facts.stream is None and why is not None and "stream" not in facts.busy):
         say(
             Severity.HIGH,
             "no-stream",
@@ -304,7 +306,7 @@ def _video(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
             "Restart it when its other functions hang as well.",
         )
     if facts.brightness is None:
-        if why := facts.hidden("picture"):
+        if (why := facts.hidden("picture")) and "picture" not in facts.busy:
             say(Severity.HIGH, "no-picture", f"It gives no picture: {_sentence(why)}", "Look at its own pages.")
     elif facts.brightness < policy.black_below:
         say(

@@ -31,8 +31,6 @@ BATCH = 48
 PICTURE = "640x360"
 """Resolution of the pictures: enough to see that a camera sees. Cameras that do not offer it send their own."""
 ANSWER_SECONDS = 10.0
-_EXCUSED = {CameraOutcome.UNSUPPORTED, CameraOutcome.BUSY}
-"""A camera that has no such thing, or that others keep busy, is not blamed for what it does not show."""
 
 R = TypeVar("R", bound=CamerasResult)
 
@@ -110,8 +108,10 @@ def _untold(facts: CameraFacts, parts: Sequence[str], outcome: CameraOutcome, wh
         facts.problem = why
         return
     facts.untold |= dict.fromkeys(parts, why)
-    if outcome in _EXCUSED:
+    if outcome is CameraOutcome.UNSUPPORTED:
         facts.excused |= set(parts)
+    elif outcome is CameraOutcome.BUSY:
+        facts.busy |= set(parts)
 
 
 def _fill(
@@ -196,6 +196,7 @@ async def _pictures(run: Any, by_target: dict[str, CameraFacts], there: Sequence
         for facts in left:
             facts.untold.pop("picture", None)
             facts.excused -= {"picture"}
+            facts.busy -= {"picture"}
 
 
 def _pictured(facts: CameraFacts, said: VideoCamera) -> None:

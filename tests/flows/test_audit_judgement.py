@@ -115,7 +115,12 @@ def test_what_is_required_and_cannot_be_seen_is_a_finding(differences: dict[str,
 
 def test_a_radar_without_video_and_a_camera_others_keep_busy_are_not_blamed_for_it() -> None:
     why = {"stream": "This camera has no video.", "picture": "This camera has no video."}
-    assert codes(camera(stream=None, brightness=None, untold=why, excused=frozenset(why))) == []
+    radar = camera(stream=None, brightness=None, untold=why, excused=frozenset(why))
+    assert codes(radar) == []
+    viewed = camera(brightness=None, untold={"picture": "It has no room."}, busy=frozenset({"picture"}))
+    assert codes(viewed) == []
+    report = Report(site="yard", cameras=[radar, viewed], findings=[])
+    assert _audit.gaps(report) == ["picture, of 1 camera (10.0.0.5): It has no room."], "that is not known, and said"
 
 
 def test_what_cameras_did_not_tell_is_said_once_for_all_of_them_and_praise_is_withheld() -> None:
