@@ -256,7 +256,12 @@ async def _ask_all(
         return facts
 
     batches = [fleet[start : start + BATCH] for start in range(0, len(fleet), BATCH)]
-    return [facts for batch in await asyncio.gather(*(one(batch) for batch in batches)) for facts in batch], failed
+    try:
+        async with asyncio.TaskGroup() as group:  # what is refused for one batch ends the others too
+            asking = [group.create_task(one(batch)) for batch in batches]
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    return [facts for batch in asking for facts in batch.result()], failed
 
 
 # --- the inventory -----------------------------------------------------------------------------------------------------
