@@ -52,7 +52,9 @@ async def _audit(fleet: _Fleet) -> list[Figure]:
     figures = []
     for hanging in (0, HANGING):
         await asyncio.to_thread(fleet.hang, hanging)
+        computed = time.process_time()
         seconds, result = await _run(fleet.addresses)
+        computed = time.process_time() - computed
         audited = sum(row["audited"] == "yes" for row in result.cameras)
         if audited != CAMERAS - hanging or result.failed:
             raise RuntimeError(f"{audited} of {CAMERAS} cameras were audited: {result.title}; {result.failed}")
@@ -63,7 +65,7 @@ async def _audit(fleet: _Fleet) -> list[Figure]:
         figures.append(
             Figure(
                 f"audit {CAMERAS} cameras over TLS" + (f", {hanging} of which hang" if hanging else ", all parts"),
-                f"{seconds:.1f} s: {CAMERAS / seconds:.1f} cameras/s, {peak:.0f} MB",
+                f"{seconds:.1f} s, {computed:.1f} of it computing: {CAMERAS / seconds:.1f} cameras/s, {peak:.0f} MB",
                 f"{said['requests'] / CAMERAS:.0f} requests to each, one at a time" if not hanging else "",
                 goal=f"at most {GOAL_SECONDS:.0f} s",
                 good=seconds <= GOAL_SECONDS,
