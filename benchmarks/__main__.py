@@ -48,7 +48,8 @@ ABOUT = """## What is measured
 - **reconcile**: see `benchmarks/reconcile.py`; in processes and a database of its own.
 - **audit 200 cameras**: the flow as `signalbox cameras audit` runs it, with all it looks at: five tools and a picture of each camera, the
   contact sheets, the inventory. The cameras are simulated, of five generations, in a process of their own that shares the cores; over
-  TLS with a pinned certificate. The time of computing is the flow's process alone; on a busy machine it says more. A camera never has two requests at once, or the benchmark fails.
+  TLS with a pinned certificate. The time of computing is that of the flow's process alone; on a busy machine it says more. A camera
+  never has two requests at once, or the benchmark fails.
 - **analyzers**: one generated capture of a million packets: bulk transfers, HTTP, TLS, DNS, SSH, SMTP, FTP, NTP, syslog. Each analyzer
   in a process of its own with 512 MB of address space, from its start to its end, beside the tshark command that yields the same
   fields (`-Y PROTOCOL -T fields`) or conversations (`-q -z conv,...`).
