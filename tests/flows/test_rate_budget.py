@@ -317,7 +317,7 @@ async def test_two_processes_never_hold_more_than_the_budget(site: str, prefect_
     environment = {**os.environ, "PREFECT_API_URL": prefect_server}
     holders = [
         subprocess.Popen(
-            [sys.executable, "-c", HOLDER, site, "6"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLDER, site, "8"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
         )
         for _ in range(2)
     ]
@@ -332,7 +332,7 @@ async def test_two_processes_never_hold_more_than_the_budget(site: str, prefect_
         for holder in holders:
             holder.kill()
     shares = [json.loads(line) for answer in answers for line in answer if line != "ready"]
-    assert all(len(answer) > 5 for answer in answers), "one of them never got a turn"
+    assert all(len(answer) > 2 for answer in answers), "one of them never got a turn"
     assert 0 < worst <= 100
     for began, _, _ in shares:
         assert sum(packets for start, end, packets in shares if start <= began < end) <= 100
