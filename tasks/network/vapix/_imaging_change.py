@@ -192,7 +192,8 @@ async def change_parameters(
     after = await camera.parameters(*groups)
     changes = [_change(one, before, after) for one in wanted]
     if refusal is not None and not any(after.get(name) != before.get(name) for name in pending):
-        refusal.hint = refusal.hint or "Nothing was changed."
+        if isinstance(refusal, Nonsense) or not refusal.hint:  # what an unclear answer leaves open was read back
+            refusal.hint = "Nothing was changed."
         raise refusal
     said = refusal.message if refusal is not None else None
     asked = {one.parameter for one in wanted}

@@ -263,7 +263,7 @@ async def test_without_the_capability_udp_works_and_tcp_says_what_it_needs(tmp_p
         env={"PYTHONPATH": str(Path.cwd()), "SIGNALBOX_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path)},
     )
     udp, tcp = done.stdout.decode().splitlines()
-    assert udp.startswith("127.0.0.1 reached in 1 hops")
+    assert udp.startswith("127.0.0.1 reached in 1 hop,")
     assert tcp.startswith("MissingProgram traceroute needs CAP_NET_RAW for mode tcp") and "udp needs no" in tcp
 
 
