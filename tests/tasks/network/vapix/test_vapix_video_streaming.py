@@ -115,9 +115,8 @@ async def test_every_generation_has_offers_a_snapshot_and_urls(use: Use, profile
 async def test_urls_hold_what_was_asked_and_no_credentials(use: Use, camera: Camera) -> None:
     urls = (await use("urls", codec="h264", resolution="1280x720", fps=10)).urls
     assert urls is not None
-    assert (
-        urls.rtsp == f"rtsp://{camera.address}/axis-media/media.amp?videocodec=h264&camera=1&resolution=1280x720&fps=10"
-    )
+    place = f"rtsp://{camera.address}:{camera.rtsp_port}/axis-media/media.amp"
+    assert urls.rtsp == f"{place}?videocodec=h264&camera=1&resolution=1280x720&fps=10"
     assert urls.mjpeg is None and urls.rtsps is None
     assert (
         urls.snapshot
