@@ -237,7 +237,9 @@ async def test_dead_cameras_among_many_cost_their_own_pictures_alone(perform: An
     assert len({one.picture.file.name for one in result.cameras if one.picture}) == 35
     assert max(one.most_in_flight for one in many) == 1
     grown = result.model_copy(update={"cameras": list(result.cameras) * 7})
-    assert len(grown.model_dump_json()) > 64 << 10, "pictures of 256 are more than the ledger keeps: they have to be fitted"
+    assert len(grown.model_dump_json()) > 64 << 10, (
+        "pictures of 256 are more than the ledger keeps: they have to be fitted"
+    )
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------
