@@ -36,6 +36,7 @@ from tasks.asset.asset_list import AssetList, asset_list
 from tasks.core.errors import InvalidParameters, NotFound, ToolError
 from tasks.core.log import run_logger
 from tasks.core.models import FileRef, parse_target
+from tasks.core.progress import Progress
 from tasks.core.run import wiring
 
 BATCHES_AT_ONCE = 3
@@ -245,16 +246,22 @@ async def _ask_all(
     """Ask all cameras, some batches at a time; a part that fails for a batch costs that batch that part."""
     places = asyncio.Semaphore(BATCHES_AT_ONCE)
     failed: dict[str, str] = {}
+    progress = Progress("progress", every=0)
+    asked = 0
 
     async def one(batch: Sequence[_Camera]) -> list[CameraFacts]:
         facts = [CameraFacts(target=camera.target, asset_id=camera.asset_id, names=camera.names) for camera in batch]
         async with places:
             await ask(facts, credentials, site, port, parts, failed)
+        nonlocal asked
+        asked += len(batch)
+        await progress.tell(100.0 * asked / len(fleet), f"{asked} of {count(len(fleet), 'camera')} asked")
         for camera, said in zip(batch, facts, strict=True):
             if camera.serial and said.serial and camera.serial.upper() != said.serial.upper():
                 said.notes = (*said.notes, f"The inventory has serial {camera.serial} at this address.")
         return facts
 
+    await progress.tell(0.0, f"0 of {count(len(fleet), 'camera')} asked")
     batches = [fleet[start : start + BATCH] for start in range(0, len(fleet), BATCH)]
     try:
         async with asyncio.TaskGroup() as group:  # what is refused for one batch ends the others too

@@ -15,12 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, task
-from prefect.artifacts import (
-    acreate_markdown_artifact,
-    acreate_progress_artifact,
-    acreate_table_artifact,
-    aupdate_progress_artifact,
-)
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import quote
@@ -51,6 +46,7 @@ from tasks.asset._reconcile import missing_candidates, reconcile
 from tasks.asset._scan_lease import Overlapping, scan_lease
 from tasks.core.errors import InvalidParameters, Refused, ToolError
 from tasks.core.log import run_logger
+from tasks.core.progress import Progress
 from tasks.core.run import wiring
 from tasks.network.probe.tcp_port_check import TcpPortCheck, tcp_port_check
 
@@ -291,9 +287,8 @@ async def _scan_all(
     """Scan every shard, two at a time; a failure costs its shard."""
     places = asyncio.Semaphore(SHARDS_AT_ONCE)
     done = 0
-    progress = await acreate_progress_artifact(
-        progress=0.0, key="progress", description=f"0 of {count(len(plan.shards), 'shard')}"
-    )
+    progress = Progress("progress", every=0)
+    await progress.tell(0.0, f"0 of {count(len(plan.shards), 'shard')}")
 
     async def one(shard: Shard) -> _Outcome:
         nonlocal done
@@ -301,13 +296,7 @@ async def _scan_all(
             at_once = min(SHARDS_AT_ONCE, len(plan.shards))
             outcome = await _scan_one(shard, site, profile, names, watch, at_once, snmp, announced)
         done += 1
-        await quietly(
-            aupdate_progress_artifact(
-                artifact_id=progress,
-                progress=100.0 * done / len(plan.shards),
-                description=f"{done} of {count(len(plan.shards), 'shard')}",
-            )
-        )
+        await progress.tell(100.0 * done / len(plan.shards), f"{done} of {count(len(plan.shards), 'shard')}")
         return outcome
 
     return list(await asyncio.gather(*(one(shard) for shard in plan.shards)))

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.core.errors import Busy, Rejected, ToolError, Unreachable, Unsupported
 from tasks.core.log import run_logger
 from tasks.core.models import FileRef
+from tasks.core.progress import Progress
 from tasks.network.probe._connection import SEGMENT_BYTES
 from tasks.network.vapix._recording import Recording, parse_time, refuse_failure, text, whole, wire_time
 from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
@@ -41,7 +42,6 @@ PAUSE_SECONDS = 2.0
 MARGIN_BYTES = 4 << 20
 """Added to twice the camera's estimate, where the store has no room for all that was allowed."""
 _PIECE = 1 << 20
-_PROGRESS_SECONDS = 5.0
 _MOST_ERROR = 64 << 10
 _LONGEST_SECONDS = 10 * 365 * 86_400
 _SHORT_SECONDS = 5.0
@@ -370,8 +370,7 @@ class _Part:
         if not _is_recording(bytes(pending), self.wanted):
             raise Nonsense(f"The camera sends something that is no {self.wanted} file ({said(kind, 40) or 'no type'}).")
         length = whole(stream.headers.get("content-length"))
-        what = self.name.rpartition("/")[2]
-        progress = _Progress(what, self.promised.size_bytes if length is None else length)
+        progress = Progress("export")
         try:
             async for chunk in pieces:
                 pending += chunk
@@ -381,13 +380,24 @@ class _Part:
                     break
                 if len(pending) >= _PIECE:
                     await asyncio.to_thread(self._write, file, pending)
-                    progress.tell(self.received)
+                    await progress.tell(*self._how_far(length))
         finally:
             # Also what came before a break, or a cancel.
             self._write(file, pending)
         if stream.over:
             self.remarks.append("Cut because max_seconds were over.")
         self.whole = not self.remarks and length is not None and self.received >= length
+        await progress.tell(100.0, f"{self._label()} over at {self.received / 1e6:,.1f} MB")
+
+    def _how_far(self, length: int | None) -> tuple[float, str]:
+        """How much of what was announced has come, percent and in words; what was only estimated never counts as all of it."""
+        total = self.promised.size_bytes if length is None else length
+        percent = min(99.0, 100.0 * self.received / total) if total else 0.0
+        share = f", {percent:.0f} % of {total / 1e6:,.1f} MB" if total else ""
+        return percent, f"{self._label()}: {self.received / 1e6:,.1f} MB{share}"
+
+    def _label(self) -> str:
+        return f"Export of {self.name.rpartition('/')[2]}"
 
     def _write(self, file: BinaryIO, pending: bytearray) -> None:
         file.write(pending)
@@ -508,18 +518,3 @@ def whole_mp4(file: BinaryIO) -> bool:
             return False
         place += size
     return indexed and place == end
-
-
-class _Progress:
-    """Tells in the log how far a download is, not too often."""
-
-    def __init__(self, what: str, total: int | None) -> None:
-        self.what, self.total = what, total
-        self.told = time.monotonic()
-
-    def tell(self, received: int) -> None:
-        if time.monotonic() - self.told < _PROGRESS_SECONDS:
-            return
-        self.told = time.monotonic()
-        share = f", {min(99, 100 * received // self.total)} %" if self.total else ""
-        run_logger().info("Export of %s: %.1f MB%s", self.what, received / 1e6, share)
