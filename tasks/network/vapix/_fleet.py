@@ -25,6 +25,7 @@ from tasks.core.errors import (
     Unsupported,
     Untrusted,
 )
+from tasks.core.log import run_logger
 from tasks.core.models import FileRef, ToolResult
 from tasks.core.rate import Pacer
 from tasks.core.redact import json_size
@@ -129,6 +130,7 @@ async def each_camera(
 
     Raises:
         ToolError: What became of the camera, when there is one target only.
+        Exception: A defect of ours, when no camera came to more.
     """
     run = current_run()
     assert run.grant is not None
@@ -140,6 +142,7 @@ async def each_camera(
     slots = asyncio.Semaphore(IN_FLIGHT)
     found: dict[str, Seen[T]] = {}
     errors: dict[str, ToolError] = {}
+    defects: list[Exception] = []
 
     async def one(asked: str, address: str) -> None:
         seen = found[asked]
@@ -156,6 +159,12 @@ async def each_camera(
                     raise
                 late = ToolTimeout(f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds.")
                 seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(late), late
+            except Exception as defect:  # noqa: BLE001
+                # Ours, or an answer that nobody thought of: it must not cost the other cameras theirs.
+                run_logger().exception("%s: a defect of signalbox", asked)
+                defects.append(defect)
+                seen.outcome = CameraOutcome.FAILED
+                seen.detail = f"a defect of signalbox ({type(defect).__name__}); the run's log has it"
 
     for target in run.grant.targets:
         found[target.asked] = Seen(
@@ -173,7 +182,9 @@ async def each_camera(
     finally:
         await _end(tasks)
     for task in done:
-        task.result()  # a defect of ours is nobody's outcome
+        task.result()
+    if defects and len(defects) == len(tasks):
+        raise defects[0]
     if len(params.targets) == 1 and params.targets[0] in errors:
         raise errors[params.targets[0]]
     return [found[asked] for asked in params.targets]

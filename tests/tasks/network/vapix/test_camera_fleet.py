@@ -165,7 +165,21 @@ async def test_a_camera_that_takes_too_long_is_timed_out_and_let_go(
         await perform(tool, given(pair[:1]), blocks=blocks(pair), policy=FAST)
 
 
-async def test_a_defect_of_ours_is_nobodys_outcome(
+async def test_a_defect_that_one_camera_brings_to_light_costs_the_others_nothing(
+    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(camera: Camera) -> int:
+        if camera.asked == pair[0].address:
+            raise KeyError("ours")
+        return 1
+
+    result = await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
+    assert [one.outcome for one in result.cameras] == [CameraOutcome.FAILED, CameraOutcome.DONE]
+    assert "a defect of signalbox (KeyError)" in str(result.cameras[0].detail)
+    assert "Traceback" in caplog.text
+
+
+async def test_a_defect_that_every_camera_brings_to_light_is_nobodys_outcome(
     make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
 ) -> None:
     async def work(camera: Camera) -> int:
