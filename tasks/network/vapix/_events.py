@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.network.vapix._events_kinds import Kind, meaning
+
 SUBTREE = "//."
 EVERYTHING = SUBTREE
 LONGEST_TOPIC = 300
@@ -134,7 +136,14 @@ class CameraEvent(BaseModel):
 
     at: datetime | None = Field(None, description="When, by the camera's clock (UTC); None when it does not say.")
     received_at: datetime = Field(description="When it came here (UTC).")
-    topic: str = Field(description="What kind of event, such as tns1:Device/tnsaxis:IO/Port.")
+    kind: Kind | None = Field(
+        None, description="What it is about: input, output, motion, sound, light or ptz; None for anything else."
+    )
+    active: bool | None = Field(
+        None,
+        description="Whether that is so now: motion seen, circuit closed, lit (or day), moving (or at the preset). None where not known.",
+    )
+    topic: str = Field(description="Its topic, such as tns1:Device/tnsaxis:IO/Port.")
     change: Change | None = Field(
         None,
         description="initial (the state when we began to listen), changed or deleted; None where the camera does not say.",
@@ -182,6 +191,32 @@ def told_topic(text: Any) -> str:
         return parse_topic(words).removesuffix(SUBTREE) or words
     except ValueError:
         return words
+
+
+def told_event(
+    topic: str,
+    *,
+    at: datetime | None,
+    received_at: datetime,
+    change: Change | None = None,
+    source: Mapping[str, str],
+    key: Mapping[str, str],
+    data: Mapping[str, str],
+) -> CameraEvent:
+    """An event as a camera wrote it, with what it means."""
+    spelt = told_topic(topic)
+    kind, active = meaning(spelt, data)
+    return CameraEvent(
+        at=at,
+        received_at=received_at,
+        kind=kind,
+        active=active,
+        topic=spelt,
+        change=change,
+        source=dict(source),
+        key=dict(key),
+        data=dict(data),
+    )
 
 
 def moment(milliseconds: Any) -> datetime | None:

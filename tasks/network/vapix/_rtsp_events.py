@@ -32,7 +32,7 @@ from tasks.network.vapix._events import (
     clean_items,
     content_filter,
     rtsp_topic,
-    told_topic,
+    told_event,
 )
 from tasks.network.vapix._wire import Declined, Nonsense
 from tasks.network.vapix._xml import anywhere, children, local, parse_xml
@@ -250,10 +250,10 @@ def _event(node: Element, now: datetime) -> CameraEvent | None:
         local(side): clean_items((item.get("Name", ""), item.get("Value", "")) for item in anywhere(side, "SimpleItem"))
         for side in message
     }
-    return CameraEvent(
+    return told_event(
+        topic.text or "",
         at=_time(message.get("UtcTime", "")),
         received_at=now,
-        topic=told_topic(topic.text),
         change=_CHANGES.get(message.get("PropertyOperation", "").lower()),
         source=sides.get("Source", {}),
         key=sides.get("Key", {}),

@@ -24,7 +24,7 @@ from tasks.core.transport import explain_connection
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES
 from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, TLS_PACKETS
 from tasks.network.vapix._camera import Place
-from tasks.network.vapix._events import CameraEvent, clean, clean_items, content_filter, moment, told_topic
+from tasks.network.vapix._events import CameraEvent, clean, clean_items, content_filter, moment, told_event
 from tasks.network.vapix._wire import Declined, Nonsense
 
 PATH = "/vapix/ws-data-stream"
@@ -101,10 +101,10 @@ def _event(params: Any) -> CameraEvent | None:
         clean_items(side.items()) if isinstance(side := sides.get(name), dict) else {}
         for name in ("source", "key", "data")
     )
-    return CameraEvent(
+    return told_event(
+        told["topic"],
         at=moment(told.get("timestamp")),
         received_at=datetime.now(UTC),
-        topic=told_topic(told["topic"]),
         source=source,
         key=key,
         data=data,

@@ -17,6 +17,7 @@ from tasks.core.tool import tool
 from tasks.network._sparing import ROOM_BYTES
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._events import CameraEvent, Change, parse_items, parse_topic
+from tasks.network.vapix._events_kinds import Kind, topics_of
 from tasks.network.vapix._events_listening import Ended, Heard, Transport, Wish, listen
 from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult, each_camera, entry, fitting
 from tasks.network.vapix._params import REPORTING_SECONDS, CameraParams
@@ -40,11 +41,16 @@ class VapixEventStreaming(CameraParams):
 
     topics: Annotated[
         list[Annotated[str, BeforeValidator(parse_topic)]],
-        Field(min_length=1, max_length=32),
+        Field(max_length=32),
         AfterValidator(_distinct),
     ] = Field(
-        description="Kinds of events, 1 to 32: a topic such as tns1:Device/tnsaxis:IO/Port, with //. behind it for all below, or //. alone "
-        "for everything. Ask for what is needed: every kind costs the camera work. The tool vapix_event_services lists what there is."
+        default_factory=list,
+        description="Topics, at most 32: such as tns1:Device/tnsaxis:IO/Port, with //. behind it for all below, or //. alone for "
+        "everything. Ask for what is needed: every topic costs the camera work. The tool vapix_event_services lists what there is.",
+    )
+    kinds: Annotated[list[Kind], Field(max_length=len(Kind)), AfterValidator(_distinct)] = Field(
+        default_factory=list,
+        description="What events are about, instead of topics or besides them: input, output, motion, sound, light, ptz.",
     )
     items: Annotated[dict[str, str], Field(max_length=8), AfterValidator(parse_items)] = Field(
         default_factory=dict,
@@ -57,6 +63,14 @@ class VapixEventStreaming(CameraParams):
         description="auto: over WebSocket where the camera can, else over RTSP; websocket or rtsp: only so.",
     )
     rtsp_port: int = Field(RTSP_PORT, ge=1, le=65535, description="TCP port of the cameras' RTSP, 1 to 65535.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.topics and not self.kinds:
+            raise ValueError(
+                "needs kinds or topics: what to listen for; right would be kinds = motion, or topics = //."
+            )
+        return self
 
     @model_validator(mode="after")
     def _few_cameras(self) -> Self:
@@ -86,7 +100,7 @@ class VapixEventStreaming(CameraParams):
         return OTHERS_SECONDS + SETUP_REQUESTS * self.timeout + self.seconds + 5
 
     def about(self) -> str:
-        return f"{super().about()[:300]}: {', '.join(self.topics)}"[:500]
+        return f"{super().about()[:300]}: {', '.join([*self.kinds, *self.topics])}"[:500]
 
 
 class CameraEvents(CameraEntry):
@@ -165,6 +179,10 @@ def _count(number: int, noun: str) -> str:
             },
         ),
         Example(
+            "Whether something moves, without knowing the topic",
+            {"targets": ["10.0.0.20"], "credentials": "axis/yard", "kinds": ["motion"], "seconds": 120},
+        ),
+        Example(
             "What two cameras' storage says, over RTSP",
             {
                 "targets": ["10.0.0.20", "10.0.0.21"],
@@ -188,7 +206,7 @@ async def vapix_event_streaming(params: VapixEventStreaming) -> VapixEventStream
         Unreachable: It does not answer.
     """
     wish = Wish(
-        params.topics,
+        [*params.topics, *topics_of(params.kinds)],
         params.items,
         params.seconds,
         params.max_events,

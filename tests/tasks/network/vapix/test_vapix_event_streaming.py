@@ -53,6 +53,7 @@ from tasks.network.vapix._events import (
     parse_topic,
     rtsp_topic,
 )
+from tasks.network.vapix._events_kinds import Kind, meaning, topics_of
 from tasks.network.vapix._fleet import CameraOutcome
 from tasks.network.vapix._rtsp_events import (
     Assembler,
@@ -142,6 +143,76 @@ async def subscribed(camera: Camera) -> None:
     """Wait until somebody listens to the camera."""
     await once(lambda: camera.device.subscribers)
     await asyncio.sleep(0.05)
+
+
+# --- what events are about ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["mid", "ancient"])
+async def test_motion_is_listened_for_without_its_topic(listen: Listen, profile: str) -> None:
+    moved = "tnsaxis:CameraApplicationPlatform/VMD/Camera1Profile1"
+    with cameras(profile) as [camera]:
+        heard = asyncio.ensure_future(listen([camera], topics=[], kinds=["motion"], seconds=2))
+        await subscribed(camera)
+        camera.device.emit(INPUTS, {"port": "7"}, {"active": "1"})
+        camera.device.emit(moved, {}, {"active": "1"})
+        camera.device.emit(moved, {}, {"active": "0"})
+        found = only(await heard)
+        assert {event.kind for event in found.events} == {Kind.MOTION}, "how it stood at the start included"
+        assert [event.active for event in found.events if event.topic == moved][-2:] == [True, False]
+        assert not camera.device.errors
+
+
+async def test_an_input_says_what_it_is_about(listen: Listen, mid: Camera) -> None:
+    heard = asyncio.ensure_future(listen([mid], topics=[READY], kinds=["input"], seconds=1.5))
+    await subscribed(mid)
+    press(mid, 0, 1)
+    found = only(await heard)
+    assert {(event.topic, event.kind) for event in found.events} == {(READY, None), (PORT, Kind.INPUT)}
+    assert found.events[-1].active is True and found.events[-1].source == {"port": "0"}
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "expected"),
+    [
+        ("tns1:Device/tnsaxis:Light/Status", {"state": "ON"}, (Kind.LIGHT, True)),
+        ("tns1:Device/tnsaxis:Light/Status", {"state": "OFF"}, (Kind.LIGHT, False)),
+        ("tns1:Device/Trigger/Relay", {"LogicalState": "active"}, (Kind.OUTPUT, True)),
+        ("tns1:Device/Trigger/Relay", {"LogicalState": "inactive"}, (Kind.OUTPUT, False)),
+        ("tns1:PTZController/tnsaxis:Move/Channel_1", {"is_moving": "true"}, (Kind.PTZ, True)),
+        ("tns1:AudioSource/tnsaxis:TriggerLevel", {"level": "43.5"}, (Kind.SOUND, None)),
+        (
+            "tnsaxis:CameraApplicationPlatform/ObjectAnalytics/Device1Scenario1",
+            {"classTypes": "human", "active": "1"},
+            (Kind.MOTION, True),
+        ),
+        ("tnsaxis:CameraApplicationPlatform/VMD/Camera1Profile1", {}, (Kind.MOTION, None)),
+        ("tnsaxis:Storage/Recording", {"recording": "1"}, (None, None)),
+        ("unknown", {"active": "1"}, (None, None)),
+    ],
+)
+def test_what_an_event_means(topic: str, data: dict[str, str], expected: tuple[Kind | None, bool | None]) -> None:
+    assert meaning(topic, data) == expected
+
+
+@given(st.text(max_size=80), st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=4))
+def test_no_topic_and_no_value_is_too_strange_to_have_a_meaning(topic: str, data: dict[str, str]) -> None:
+    kind, active = meaning(topic, data)
+    assert kind is None or isinstance(kind, Kind)
+    assert active in (True, False, None)
+
+
+def test_every_kind_has_topics_that_cameras_understand() -> None:
+    for kind in Kind:
+        assert topics_of([kind]), kind
+        for topic in topics_of([kind]):
+            assert parse_topic(topic) == topic
+            assert meaning(topic.removesuffix("//."), {})[0] is kind
+
+
+def test_listening_for_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs kinds or topics.*kinds = motion"):
+        VapixEventStreaming(targets=["10.0.0.20"], credentials="axis/test")
 
 
 # --- what cameras of each generation tell --------------------------------------------------------------------------------
