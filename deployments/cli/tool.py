@@ -220,22 +220,31 @@ async def _run(spec: ToolSpec, params: dict[str, Any], *, as_json: bool, dry_run
 
 
 def _show_plan(spec: ToolSpec, checked: Any, policy: Any, grant: Any, *, as_json: bool) -> int:
+    from tasks.core.tool import approval_for, check_approval
+
     addresses = (
         [str(address) for granted in grant.targets for address in granted.addresses or (granted.network,)]
         if grant
         else []
     )
     allowed_by = grant.allowed_by if grant else f"ceiling {policy.ceiling}"
+    subject = approval_for(spec, checked)
+    confirmed = getattr(checked, "confirm", None)
+    if subject is not None and confirmed is not None:
+        check_approval(spec, checked)
     if as_json:
         plan = {
             "tool": spec.name,
             "parameters": checked.model_dump(mode="json"),
             "safety": str(spec.safety_of(checked)),
             "allowed_by": allowed_by,
+            "approval": subject,
         }
         emit_json({"dry_run": True, **plan, "addresses": addresses})
         return 0
     say(f"Would run {spec.name} ({spec.safety_of(checked)}), allowed by {allowed_by}. Nothing was sent.")
     if addresses:
         say(f"Addresses: {', '.join(addresses)}")
+    if subject is not None:
+        say("It is approved." if confirmed is not None else f"It needs approval: --confirm {subject!r}")
     return 0

@@ -280,7 +280,7 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
                 spec=spec, site=site, policy=policy, id=book.run_id, request_id=book.request_id, attempt=book.attempt
             )
             gate.check_safety(book.safety, policy, spec.name)
-            _check_approval(spec, params)
+            check_approval(spec, params)
             scope = params.scope()
             if scope is not None:
                 run.grant = await gate.admit(scope, policy)
@@ -296,15 +296,25 @@ async def _prepare(spec: ToolSpec, given: ToolParams | Mapping[str, Any], book: 
     return params, run
 
 
-def _check_approval(spec: ToolSpec, params: ToolParams) -> None:
-    if not (spec.approval or params.approval()):
-        return
-    subject = params.subject() if isinstance(params, ProbeParams) else params.about()
-    if not subject or getattr(params, "confirm", None) != subject:
+def check_approval(spec: ToolSpec, params: ToolParams) -> None:
+    """Check that `confirm` repeats the subject where the call needs approval.
+
+    Raises:
+        Refused: It does not; the hint says what to repeat.
+    """
+    subject = approval_for(spec, params)
+    if subject is not None and (not subject or getattr(params, "confirm", None) != subject):
         raise Refused(
             f"{spec.name} needs approval for {subject!r}.",
             hint=f"Repeat the exact target: --confirm {subject!r}",
         )
+
+
+def approval_for(spec: ToolSpec, params: ToolParams) -> str | None:
+    """What `confirm` must repeat; None when the call needs no approval."""
+    if not (spec.approval or params.approval()):
+        return None
+    return params.subject() if isinstance(params, ProbeParams) else params.about()
 
 
 def _wanted(params: ToolParams, run: ToolRun) -> tuple[int, int]:

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from blocks.policy import ProbePolicy
 from deployments.cli import _output, main
 from deployments.cli._options import command_line
 from deployments.cli._options import parse as parse_options
 from flows._text import CONTROLS, markdown_table
 from tasks.core.errors import InvalidParameters
 from tasks.core.registry import ToolSpec, find_tool, load_tools
+from tasks.core.run import FixedWiring, wired
+from tasks.core.settings import settings
 from tasks.core.tool import validate
 
 every_tool = pytest.mark.parametrize("spec", list(load_tools().values()), ids=lambda spec: spec.name)
@@ -154,3 +157,40 @@ def test_a_field_called_version_is_not_the_version_of_the_command(
 
     assert main([*words, "--version", "no such version"]) == 2
     assert cyclopts.__version__ not in capsys.readouterr().out
+
+
+# --- a dry run
+
+
+CLOSE = [
+    "tool",
+    "run",
+    "vapix_privacy_mask",
+    "--target",
+    "127.0.0.1",
+    "--credentials",
+    "axis/yard",
+    "--action",
+    "remove",
+]
+CLOSE += ["--name", "Window", "--dry-run"]
+
+
+def dry(*more: str) -> int:
+    policy = ProbePolicy(allowed=["127.0.0.0/8"], ceiling="destroy")
+    with wired(FixedWiring({settings().site: policy})):
+        return main([*CLOSE, *more])
+
+
+def test_a_dry_run_says_what_would_have_to_be_confirmed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry() == 0
+    assert "It needs approval: --confirm '127.0.0.1 Window'" in capsys.readouterr().out
+    assert dry("--json") == 0
+    assert json.loads(capsys.readouterr().out)["approval"] == "127.0.0.1 Window"
+
+
+def test_a_dry_run_refuses_what_the_run_itself_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry("--confirm", "127.0.0.1 Door") == 3
+    assert "--confirm '127.0.0.1 Window'" in capsys.readouterr().err
+    assert dry("--confirm", "127.0.0.1 Window") == 0
+    assert "It is approved." in capsys.readouterr().out

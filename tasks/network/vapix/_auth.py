@@ -246,8 +246,8 @@ class CameraLogin:
     def _take(self, challenge: Challenge) -> None:
         if self.serial is not None and challenge.serial is not None and challenge.serial != self.serial:
             raise Untrusted(
-                f"{self._place} was {self.serial} and now says it is {challenge.serial}: no credentials were sent.",
-                hint="Do two devices share this address?",
+                f"{self._place} is {challenge.serial}, not {self.serial}: no credentials were sent.",
+                hint="Has another device the camera's address now, or do two share it?",
             )
         self._challenge, self._count = challenge, 0
 

@@ -167,8 +167,10 @@ class Camera:
         port: int | None,
         timeout: float,
         pace: Pace,
+        serial: str | None = None,
     ) -> None:
         self.site, self.asked, self.address = site, asked, address
+        self._expected = serial
         self.timeout = timeout
         self.notes: list[str] = []
         self.requests = 0
@@ -193,9 +195,20 @@ class Camera:
     # --- who it is and what it can do ------------------------------------------------------------------------------
 
     async def device(self) -> DeviceId:
-        """Say who the camera is; anonymous where it allows that."""
+        """Say who the camera is; anonymous where it allows that.
+
+        Raises:
+            Untrusted: It is not the one that is expected here.
+        """
         if self._device is None:
-            self._device = await self._identify()
+            device = await self._identify()
+            if self._expected is not None and device.serial != self._expected:
+                raise Untrusted(
+                    f"{self.asked} is {device.serial or 'a device without a serial number'}, not {self._expected}. "
+                    "Nothing was done there.",
+                    hint="Look up which address the camera you mean has now: signalbox asset query --text SERIAL.",
+                )
+            self._device = device
             if self._login is not None and self._device.serial:
                 self._login.serial = self._device.serial
         return self._device
@@ -761,7 +774,7 @@ class Camera:
         credentials = self._credentials
         if credentials is None:
             return None
-        return CameraLogin(
+        login = CameraLogin(
             self.asked,
             credentials.username,
             credentials.password.get_secret_value(),
@@ -769,6 +782,8 @@ class Camera:
             clear_text=credentials.basic_over_http,
             key=(self.site, self.address, self.port),
         )
+        login.serial = self._expected
+        return login
 
     def _new_session(self) -> Session:
         scheme = "https" if self.secure else "http"
@@ -924,6 +939,7 @@ async def open_camera(
     port: int | None,
     timeout: float,
     pace: Pace,
+    serial: str | None = None,
 ) -> AsyncIterator[Camera]:
     """Hold a conversation with a camera while the block runs.
 
@@ -935,11 +951,12 @@ async def open_camera(
         port: TCP port, where it is not the block's.
         timeout: Seconds to wait for each answer.
         pace: What the camera may be sent.
+        serial: Its serial number, where that is known: any other device gets neither credentials nor a change.
 
     Raises:
         ToolError: It is not there, not ready, or somebody else talks with it.
     """
-    camera = Camera(site, asked, address, credentials=credentials, port=port, timeout=timeout, pace=pace)
+    camera = Camera(site, asked, address, credentials=credentials, port=port, timeout=timeout, pace=pace, serial=serial)
     try:
         await camera.open()
         yield camera

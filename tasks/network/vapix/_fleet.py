@@ -213,6 +213,7 @@ async def _visit(
         port=params.port,
         timeout=params.timeout,
         pace=pace,
+        serial=getattr(params, "serial", None),
     ) as camera:
         try:
             seen.device = await camera.device()

@@ -30,8 +30,7 @@ from tasks.core.errors import (
 from tasks.core.log import run_logger
 from tasks.network.probe._connection import Pace
 from tasks.network.vapix import _netset as netset
-from tasks.network.vapix._auth import CameraLogin
-from tasks.network.vapix._camera import Camera
+from tasks.network.vapix._camera import Camera, open_camera
 from tasks.network.vapix._netset import NetworkSettings
 from tasks.network.vapix._wire import Declined, Nonsense
 
@@ -129,7 +128,7 @@ class Way:
             Untrusted: Another device answers there.
             ToolError: Nobody does, or not as a camera.
         """
-        camera = _KnownCamera(
+        async with open_camera(
             self.site,
             self.asked,
             address,
@@ -138,29 +137,9 @@ class Way:
             timeout=LOOK_SECONDS,
             pace=self.pace,
             serial=self.serial,
-        )
-        try:
-            await camera.open()
-            device = await camera.device()
-            if device.serial != self.serial:
-                raise Untrusted(f"{device.serial or 'another device'} answers at {address}, not {self.serial}.")
+        ) as camera:
+            await camera.device()
             yield camera
-        finally:
-            await camera.aclose()
-
-
-class _KnownCamera(Camera):
-    """A camera whose serial number is known before it says it: a device whose realm names another one gets no credentials."""
-
-    def __init__(self, *place: str, serial: str, **how: Any) -> None:
-        self._expected = serial
-        super().__init__(*place, **how)
-
-    def _new_login(self) -> CameraLogin | None:
-        login = super()._new_login()
-        if login is not None:
-            login.serial = self._expected
-        return login
 
 
 class Sight(Enum):

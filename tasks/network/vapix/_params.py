@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
 
 from tasks.core.models import BlockName, ProbeParams, Scope
 
@@ -42,8 +44,8 @@ class CameraParams(CameraTargets):
     """Parameters of a tool that logs in.
 
     What an action may do beyond the tool's own level says `safety()`; that it needs approval, `approval()`. An action that does takes
-    one camera, and `confirm` repeats it: `subject()` is the target as given, with the thing that is acted on behind it where losing it
-    would be the harm.
+    one camera, and `confirm` repeats it: `subject()` is the target as given, with the `thing()` that is acted on behind it where losing
+    it would be the harm.
     """
 
     credentials: BlockName = Field(description="Block with the account, such as axis/yard (type Axis Credentials).")
@@ -53,5 +55,23 @@ class CameraParams(CameraTargets):
         description="Approval of what needs one: repeats the target exactly, followed by what is acted on; the refusal shows it.",
     )
 
+    serial: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{12}$", to_upper=True)] | None = Field(
+        None,
+        description="Serial number of the one camera that is meant: another device at its address gets no credentials and no change.",
+    )
+
+    @model_validator(mode="after")
+    def _whose_serial(self) -> Self:
+        if self.serial is not None and len(self.targets) != 1:
+            raise ValueError(f"serial is one camera's: it goes with exactly one target, not {len(self.targets)}")
+        return self
+
+    def thing(self) -> str | None:
+        """What on the camera is acted on, where approval is given for that; None for the camera as such."""
+        return None
+
     def subject(self) -> str:
-        return self.targets[0] if len(self.targets) == 1 else ""
+        if len(self.targets) != 1:
+            return ""
+        thing = self.thing() if self.approval() else None
+        return f"{self.targets[0]} {thing}" if thing else self.targets[0]

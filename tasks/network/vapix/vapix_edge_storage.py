@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -142,14 +142,13 @@ class VapixEdgeStorage(CameraParams):
     def approval(self) -> bool:
         return self.safety() is Safety.DESTROY
 
-    def subject(self) -> str:
-        named: dict[StorageAction, Any] = {
+    def thing(self) -> str | None:
+        named = {
             StorageAction.UNMOUNT: self.disk,
             StorageAction.STOP: self.recording,
-            StorageAction.REMOVE_CONTINUOUS: self.profile,
+            StorageAction.REMOVE_CONTINUOUS: str(self.profile),
         }
-        target = super().subject()
-        return f"{target} {named[self.action]}" if target and self.action in named else target
+        return named.get(self.action)
 
     def deadline(self) -> float:
         return fleet_timeout(self.seconds, len(self.targets))

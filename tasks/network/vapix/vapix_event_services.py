@@ -203,19 +203,17 @@ class VapixEventServices(CameraParams):
                     "own web page, then make the rule with its configuration_id"
                 )
 
-    @property
-    def thing(self) -> str:
-        """What a change is about: the rule's name or number, or the configuration's number."""
-        return self.name or self.rule_id or self.configuration_id or ""
+    def thing(self) -> str | None:
+        """What a change is about: a rule's or configuration's name, or its number and what it is the number of."""
+        if self.name is not None:
+            return self.name
+        return f"rule {self.rule_id}" if self.rule_id is not None else f"configuration {self.configuration_id}"
 
     def safety(self) -> Safety | None:
         return Safety.DESTROY if self.action in CHANGING else None
 
     def approval(self) -> bool:
         return self.action in CHANGING
-
-    def subject(self) -> str:
-        return f"{self.targets[0]} {self.thing}" if self.action in CHANGING else super().subject()
 
     @property
     def each_seconds(self) -> float:
@@ -227,7 +225,7 @@ class VapixEventServices(CameraParams):
         return fleet_timeout(self.each_seconds, len(self.targets))
 
     def about(self) -> str:
-        what = f"{self.action} {self.thing}" if self.action in CHANGING else str(self.action)
+        what = f"{self.action} {self.thing()}" if self.action in CHANGING else str(self.action)
         return f"{super().about()[:300]}: {what}"[:500]
 
 

@@ -134,8 +134,8 @@ class VapixImaging(CameraParams):
     def approval(self) -> bool:
         return self._closes or self.mirror is not None or self.rotation is not None
 
-    def subject(self) -> str:
-        return f"{super().subject()} sensor_protector" if self._closes else super().subject()
+    def thing(self) -> str | None:
+        return "sensor_protector" if self._closes else None
 
 
 class Setting(BaseModel):

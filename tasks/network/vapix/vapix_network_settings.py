@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from blocks.axis import AxisCredentials
 from tasks.core import gate
-from tasks.core.errors import Conflict, Forbidden, Rejected, ToolError, Unsupported
+from tasks.core.errors import Forbidden, Rejected, ToolError, Unsupported
 from tasks.core.models import Example, Safety, Scope, Service
 from tasks.core.rate import Pacer
 from tasks.core.run import current_run
@@ -114,11 +114,6 @@ class VapixNetworkSettings(CameraParams):
     other_subnet: bool = Field(
         False, description="set_ipv4: the new address may be in another subnet than the present one."
     )
-    serial: str | None = Field(
-        None,
-        pattern=r"^[0-9A-Fa-f]{12}$",
-        description="set_*: the camera's serial number, where it shall be changed only when it is this one.",
-    )
     verify_seconds: int = Field(
         60,
         ge=5,
@@ -135,8 +130,6 @@ class VapixNetworkSettings(CameraParams):
             fitting = ", ".join(sorted(_ALLOWED[self.action])) or "no more parameters"
             raise ValueError(f"{self.action} takes no {' or '.join(extra)}; it takes {fitting}")
         if self.action is NetworkAction.READ:
-            if self.serial is not None:
-                raise ValueError("serial goes with the set_ actions")
             return self
         only_one(self, self.action)
         if self.action is NetworkAction.SET_HOSTNAME and (self.hostname is None) != self.from_dhcp:
@@ -156,11 +149,6 @@ class VapixNetworkSettings(CameraParams):
     def approval(self) -> bool:
         return self.action is not NetworkAction.READ
 
-    def subject(self) -> str:
-        if self.action is NetworkAction.READ:
-            return super().subject()
-        return f"{self.targets[0]} {self._what()}"
-
     def deadline(self) -> float:
         if self.action is NetworkAction.READ:
             return fleet_timeout(READ_SECONDS, len(self.targets))
@@ -171,18 +159,21 @@ class VapixNetworkSettings(CameraParams):
         return CHECK_SECONDS + 2 * SET_SECONDS + 5 * (self.verify_seconds + 30)
 
     def about(self) -> str:
-        return f"{super().about()[:300]}: {self.action} {self._what()}".strip()[:500]
+        return f"{super().about()[:300]}: {self.action} {self.thing() or ''}".strip()[:500]
 
-    def _what(self) -> str:
+    def thing(self) -> str | None:
         """What is set, in a word or two: approval is given for exactly that."""
         if self.action is NetworkAction.SET_HOSTNAME:
             return "hostname dhcp" if self.from_dhcp else f"hostname {self.hostname}"
         if self.action is NetworkAction.SET_DNS:
-            return "dns dhcp" if self.from_dhcp else f"dns {','.join(self.servers or [])}"
+            servers = "dhcp" if self.from_dhcp else ",".join(self.servers or [])
+            search = f" search {','.join(self.search)}" if self.search else ""
+            return f"dns {servers}{search}{f' domain {self.domain}' if self.domain else ''}"
         if self.action is NetworkAction.SET_IPV4:
             length = f"/{self.prefix_length}" if self.prefix_length is not None else ""
-            return f"ipv4 {'dhcp ' if self.from_dhcp else ''}{self.address}{length}"
-        return ""
+            router = f" router {self.router}" if self.router is not None else ""
+            return f"ipv4 {'dhcp ' if self.from_dhcp else ''}{self.address}{length}{router}"
+        return None
 
 
 class CameraNetwork(CameraEntry):
@@ -381,11 +372,6 @@ async def _check_camera(camera: Camera, params: VapixNetworkSettings) -> str:
         raise Unsupported(
             f"{camera.asked} does not say its serial number, so nobody could tell it from another device afterwards.",
             hint="Change it on its own web page.",
-        )
-    if params.serial is not None and params.serial.upper() != device.serial:
-        raise Conflict(
-            f"{camera.asked} is {device.serial}, not {params.serial.upper()}. Nothing was changed.",
-            hint="Look up which address the camera you mean has now.",
         )
     level = await camera.level()
     if not level.at_least("admin"):

@@ -162,9 +162,8 @@ class VapixPrivacyMask(CameraParams):
     def approval(self) -> bool:
         return self.safety() is Safety.DESTROY
 
-    def subject(self) -> str:
-        target = super().subject()
-        return f"{target} {self.name}" if target and self.approval() else target
+    def thing(self) -> str | None:
+        return self.name
 
     def about(self) -> str:
         return f"{super().about()[:340]}: {self.action} {self.name or ''}".rstrip()

@@ -256,9 +256,8 @@ class VapixPtzControl(CameraParams):
     def approval(self) -> bool:
         return self.action not in _READING | {PtzAction.STOP, PtzAction.SPEED, PtzAction.PRESET_SET}
 
-    def subject(self) -> str:
-        target = self.targets[0]
-        return f"{target} {self.preset}" if self.action is PtzAction.PRESET_REMOVE else target
+    def thing(self) -> str | None:
+        return self.preset if self.action is PtzAction.PRESET_REMOVE else None
 
     def camera_seconds(self) -> float:
         """Most seconds with each camera."""

@@ -131,9 +131,8 @@ class VapixRecording(CameraParams):
     def approval(self) -> bool:
         return self.safety() is Safety.DESTROY
 
-    def subject(self) -> str:
-        target = super().subject()
-        return f"{target} {self.recording}" if target and self.approval() else target
+    def thing(self) -> str | None:
+        return self.recording
 
     def about(self) -> str:
         return f"{super().about()[:380]}: {self.action} {self.recording or ''}".rstrip()

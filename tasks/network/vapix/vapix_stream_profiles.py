@@ -89,8 +89,8 @@ class VapixStreamProfiles(CameraParams):
     def approval(self) -> bool:
         return self.foreign
 
-    def subject(self) -> str:
-        return f"{self.targets[0]} {self.name}" if self.foreign else self.about()
+    def thing(self) -> str | None:
+        return self.name
 
     def deadline(self) -> float:
         return fleet_timeout(CAMERA_SECONDS, len(self.targets))

@@ -189,6 +189,34 @@ async def test_a_defect_that_every_camera_brings_to_light_is_nobodys_outcome(
         await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
 
 
+@pytest.mark.parametrize("profile", ["mid", "ancient"])
+async def test_another_camera_than_the_one_that_is_meant_gets_neither_work_nor_account(
+    make_look: Callable[..., Any], perform: Perform, profile: str
+) -> None:
+    worked = []
+
+    async def work(camera: Camera) -> int:
+        await camera.level()
+        worked.append(camera.asked)
+        return 1
+
+    with cameras(profile) as fleet:
+        serial = fleet[0].device.serial
+        with pytest.raises(Untrusted, match=f"is {serial}, not ACCC8E000001"):
+            await perform(make_look(work), given(fleet, serial="accc8e000001"), blocks=blocks(fleet), policy=FAST)
+        assert worked == []
+        assert not [request for request in fleet[0].requests if request.credentials is not None]
+        result = await perform(
+            make_look(work, seconds=20.0), given(fleet, serial=serial.lower()), blocks=blocks(fleet), policy=FAST
+        )
+        assert result.cameras[0].outcome is CameraOutcome.DONE and worked == [fleet[0].address]
+
+
+def test_a_serial_goes_with_one_target() -> None:
+    with pytest.raises(ValueError, match="exactly one target, not 2"):
+        Look(targets=["10.0.0.1", "10.0.0.2"], credentials="axis/yard", serial="ACCC8E000001")
+
+
 async def test_cameras_do_not_wait_for_one_another_but_names_of_one_do(
     make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -69,9 +70,8 @@ def ask(perform: Any) -> Ask:
     ) -> VapixEventServicesResult:
         found = camera if isinstance(camera, list) else [camera]
         given = {"targets": [one.address for one in found], "credentials": "axis/test", "timeout": 5, **params}
-        thing = params.get("name") or params.get("rule_id") or params.get("configuration_id")
-        if thing is not None:
-            given.setdefault("confirm", f"{found[0].address} {thing}")
+        with contextlib.suppress(ValueError):
+            given.setdefault("confirm", VapixEventServices.model_validate(given).subject() or None)
         blocks = {"axis/test": block or found[0].block(scheme="http")}
         result: VapixEventServicesResult = await perform(vapix_event_services, given, policy=policy, blocks=blocks)
         return result
@@ -536,6 +536,10 @@ def test_changes_are_destroy_and_lists_are_not() -> None:
     given: dict[str, Any] = {"targets": ["10.0.0.1"], "credentials": "axis/a"}
     made = VapixEventServices(**given, **PULSE)
     assert made.safety() is Safety.DESTROY and made.approval() and made.subject() == "10.0.0.1 Door to gate"
+    by_number = VapixEventServices(**given, action="remove_rule", rule_id="5")
+    assert by_number.subject() == "10.0.0.1 rule 5", "not to be taken for a configuration, or for a rule called 5"
+    configuration = VapixEventServices(**given, action="remove_configuration", configuration_id="5")
+    assert configuration.subject() == "10.0.0.1 configuration 5"
     read = VapixEventServices(**given)
     assert read.safety() is None and not read.approval()
 

@@ -33,6 +33,7 @@ from tasks.core.errors import (
     Unauthorized,
     Unreachable,
     Unsupported,
+    Untrusted,
 )
 from tasks.core.models import Safety
 from tasks.network.vapix import _netset as netset
@@ -521,7 +522,7 @@ async def test_a_camera_behind_address_translation_is_not_changed(ask: Ask, mid:
 
 
 async def test_another_camera_than_the_one_that_is_meant_is_not_changed(ask: Ask, mid: Camera) -> None:
-    with pytest.raises(Conflict, match=f"is {mid.device.serial}, not ACCC8E000001"):
+    with pytest.raises(Untrusted, match=f"is {mid.device.serial}, not ACCC8E000001"):
         await ask(mid, action="set_hostname", hostname="x", serial="accc8e000001")
     assert written(mid) == []
     done = only(await ask(mid, action="set_hostname", hostname="x", serial=mid.device.serial.lower()))
@@ -532,7 +533,7 @@ async def test_another_camera_than_the_one_that_is_meant_is_not_changed(ask: Ask
     ("params", "said"),
     [
         ({"action": "read", "hostname": "x"}, "takes no hostname"),
-        ({"action": "read", "serial": "ACCC8E000001"}, "serial goes with"),
+        ({"serial": "ACCC8E000001", "targets": ["127.0.0.1", "127.0.0.2"]}, "exactly one target"),
         ({"action": "set_hostname"}, "needs hostname"),
         ({"action": "set_hostname", "hostname": "x", "from_dhcp": True}, "not both"),
         ({"action": "set_hostname", "hostname": "bad_name!"}, "letters, digits"),
@@ -766,7 +767,8 @@ def ask_yard(perform: Any, lab: Lab, yard: Device) -> Callable[..., Awaitable[Ca
     async def run(address: str, **params: Any) -> CameraNetwork:
         target = lab.hosts["yard"].address
         given = {"targets": [target], "credentials": "axis/yard", "action": "set_ipv4", "address": address}
-        given |= {"confirm": f"{target} ipv4 {address}", "verify_seconds": 10, "timeout": 5, **params}
+        given |= {"verify_seconds": 10, "timeout": 5, **params}
+        given["confirm"] = subject(given)
         block = AxisCredentials(username="root", password="pass", scheme="http")  # type: ignore[arg-type]
         policy = unhurried(allow=["10.0.0.0/8"])
         result = await perform(vapix_network_settings, given, policy=policy, blocks={"axis/yard": block})
