@@ -20,6 +20,8 @@ BATCH = 128
 ANSWER_SECONDS = 5.0
 """Longest wait for one answer: these hosts answered a moment ago, and what is slower is asked by the next discovery."""
 _REALM = re.compile(r"AXIS_([0-9A-F]{12})")
+_TITLE = re.compile(r"\bAXIS\b")
+"""Newer cameras show anybody their front page, and want a password only behind it."""
 _AXIS_SERVICE = "_axis-video._tcp"
 _AXIS_SERVER = re.compile(r"(?<![a-z])axis", re.IGNORECASE)
 _AXIS_SERIAL = re.compile(r"(?<![0-9a-f])(?:00408c|accc8e|b8a44f|e82725)[0-9a-f]{6}(?![0-9a-f])", re.IGNORECASE)
@@ -79,7 +81,7 @@ def axis_ports(
     for address, ports in hosts.items():
         by_vendor = "axis communications" in (vendors.get(address) or "").lower()
         said = facts.get(address, {})
-        if not by_vendor and not _REALM.fullmatch(said.get("http_realm", "")) and not announces_axis(said):
+        if not by_vendor and not looks_like_axis(said) and not announces_axis(said):
             continue
         opened = {port.port for port in ports if port.protocol == "tcp"}
         for port in (80, 443):
@@ -87,6 +89,20 @@ def axis_ports(
                 chosen.setdefault(port, []).append(address)
                 break
     return chosen
+
+
+def looks_like_axis(facts: Mapping[str, str]) -> bool:
+    """Whether a host's front page, or what it wants a password for, is like an Axis device's.
+
+    >>> looks_like_axis({"http_title": "AXIS"}), looks_like_axis({"http_realm": "AXIS_ACCC8E012345"})
+    (True, True)
+    >>> looks_like_axis({"http_title": "Praxis Dr. Axis"})
+    False
+    """
+    return (
+        _REALM.fullmatch(facts.get("http_realm", "")) is not None
+        or _TITLE.search(facts.get("http_title", "")) is not None
+    )
 
 
 def announces_axis(facts: Mapping[str, str]) -> bool:

@@ -9,10 +9,12 @@ from lab.axis_camera import cameras
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Fault
+from deployments.demo.network import Office
 from flows import _enrich
 from flows._cameras import AxisDevice, ask_axis, axis_ports, observe_axis
 from flows._scan import SeenService
 from tasks.core.run import FixedWiring, wired
+from tests.lab.network import needs_lab
 
 HTTP, HTTPS, SSH = (SeenService("tcp", port, name) for port, name in ((80, "http"), (443, "https"), (22, "ssh")))
 
@@ -32,8 +34,27 @@ def test_axis_devices_are_noticed_by_their_mac_or_by_what_their_page_wants_a_pas
         "10.0.0.2": {"http_realm": "AXIS_B8A44F000002"},
         "10.0.0.3": {"http_realm": "AXIS_NOT_A_SERIAL"},
         "10.0.0.4": {"http_realm": "Printer"},
+        "10.0.0.7": {"http_title": "AXIS"},
+        "10.0.0.8": {"http_title": "Live view - AXIS P3225-LV Mk II"},
+        "10.0.0.9": {"http_title": "Practice of Dr. Axis"},
     }
-    assert axis_ports(hosts, vendors, facts) == {80: ["10.0.0.1"], 443: ["10.0.0.2"]}
+    hosts |= {address: [HTTP, HTTPS] for address in ("10.0.0.7", "10.0.0.8", "10.0.0.9")}
+    assert axis_ports(hosts, vendors, facts) == {80: ["10.0.0.1", "10.0.0.7", "10.0.0.8"], 443: ["10.0.0.2"]}
+
+
+@pytest.mark.lab
+@needs_lab
+async def test_cameras_behind_a_router_are_known_by_what_they_show_anybody(prefect_server: str) -> None:
+    async with Office() as office:
+        assert office.lab is not None
+        there = {office.lab.hosts[name].address: office.lab.hosts[name] for name in ("camera-door", "camera-yard")}
+        policy = ProbePolicy(allow=office.cidrs, host_packets_per_second=0)
+        with wired(FixedWiring(policies={"default": policy})):
+            found = (await _enrich.enrich({address: [HTTP, HTTPS] for address in there}, "default", None)).said
+        for address, host in there.items():
+            device = found[address].axis
+            assert device is not None and device.serial == host.mac.replace(":", "").upper(), address
+            assert device.kind == "camera" and device.model and device.firmware
 
 
 def test_the_serial_is_the_mac_so_that_camera_and_host_are_one_asset() -> None:
