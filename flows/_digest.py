@@ -43,6 +43,7 @@ class LiveHost:
     asset_id: int | None = None
     candidate: bool = False
     """It answers, but nothing says who it is."""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def describe(event: Event) -> str:
     at = f" ({event.ip})" if event.ip and event.ip != who else ""
     what = _WORDS.get(event.kind, event.kind.value.replace("_", " "))
     if event.kind in ARRIVED and isinstance(event.after, Mapping):
-        known = join(cell(event.after.get(name)) for name in ("vendor", "mac", "services"))
+        known = join(cell(event.after.get(name)) for name in ("vendor", "model", "mac", "services"))
         return f"{who}{at}" + (f": {known}" if known else "")
     if event.kind in GONE:
         return f"{who}{at} {what}"
@@ -249,6 +250,7 @@ def lines(report: Report) -> list[tuple[str, list[str]]]:
                     host.address,
                     host.name,
                     host.vendor,
+                    host.model,
                     " ".join(host.services[:6]),
                     "candidate" if host.candidate else "",
                 )
@@ -324,6 +326,7 @@ def host_rows(hosts: Sequence[LiveHost]) -> list[dict[str, str]]:
             "name": host.name,
             "mac": host.mac,
             "vendor": host.vendor,
+            "model": host.model,
             "services": ", ".join(host.services),
             "asset": "candidate" if host.candidate else str(host.asset_id or "new"),
         }

@@ -417,14 +417,19 @@ def _live_hosts(
     # In a preview a new asset has no number yet; that makes it no candidate.
     new = {event.ip for event in changes.of_kind(EventKind.NEW)} if changes is not None else set()
     names: dict[str | None, tuple[str, ...]] = {}
+    told: dict[tuple[str | None, str], str] = {}
     for host in enriched:
         names[host.address] = (*names.get(host.address, ()), *host.hostnames)
+        for what, said in (("mac", host.mac), ("vendor", host.vendor), ("model", host.model)):
+            if said:
+                told.setdefault((host.address, what), said)
     hosts = [
         _digest.LiveHost(
             address=sighting.address,
             name=next(iter(names.get(sighting.address) or sighting.hostnames), ""),
-            mac=sighting.mac or "",
-            vendor=sighting.vendor or "",
+            mac=sighting.mac or told.get((sighting.address, "mac"), ""),
+            vendor=sighting.vendor or told.get((sighting.address, "vendor"), ""),
+            model=told.get((sighting.address, "model"), ""),
             services=tuple(service.label for service in sighting.services),
             asset_id=asset_of.get(sighting.address),
             candidate=asset_of.get(sighting.address) is None and sighting.address not in new,

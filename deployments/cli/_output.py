@@ -98,6 +98,7 @@ def emit_table(
         _Column(
             name.replace("_", " ").upper(),
             max((len(line) for text in texts for line in text[place].split("\n")), default=0),
+            max((len(word) for text in texts for word in text[place].split()), default=0),
         )
         for place, name in enumerate(names)
     ]
@@ -108,8 +109,9 @@ def emit_table(
         share = (console.width + GAP - sum(column.least for column in layout if column.whole)) // max(
             len(long), 1
         ) - GAP
-        # Several long texts side by side, each a few words wide, are read by nobody.
-        if share < WHOLE_WIDTH or (len(long) > 1 and max(column.width for column in long) > FOLDS * share):
+        # Several long texts side by side, each a few words wide, are read by nobody; a path or a URL in pieces is copied by nobody.
+        folded = len(long) > 1 and max(column.width for column in long) > FOLDS * share
+        if share < WHOLE_WIDTH or folded or max((column.word for column in long), default=0) > share:
             _emit_records(console, [name.replace("_", " ") for name in names], texts, title)
             return
     for column in layout:
@@ -120,10 +122,11 @@ def emit_table(
 
 
 class _Column(NamedTuple):
-    """A table's column: its title, the width of its widest cell, and whether its cells are never folded."""
+    """A table's column: its title, the widths of its widest cell and of its longest word, and whether its cells are never folded."""
 
     title: str
     width: int
+    word: int
     whole: bool = False
 
     @property
@@ -138,7 +141,7 @@ class _Column(NamedTuple):
 
     def narrowed(self) -> _Column:
         """The same in a table that must fold: titles break between words, and what is short stays whole."""
-        return _Column(_broken(self.title, self.width), self.width, self.width <= WHOLE_WIDTH)
+        return _Column(_broken(self.title, self.width), self.width, self.word, self.width <= WHOLE_WIDTH)
 
 
 def _emit_records(console: Console, names: Sequence[str], texts: Sequence[Sequence[str]], title: str | None) -> None:

@@ -209,8 +209,9 @@ SITUATIONS = (
     Situation("scapy", "A half-open look at three ports", "--probe tcp_syn --target 10.64.1.10 --ports 22,80,8080"),
     Situation(
         "scapy",
-        "What announces itself on this link by mDNS",
+        "A question to everybody on a link reaches what is excluded there, too (the lift)",
         "--probe mdns --interface sbx64 --target 10.64.1.0/24 --timeout 3",
+        3,
     ),
     Situation(
         "scapy",
@@ -278,8 +279,8 @@ SITUATIONS = (
     Situation("vapix_event_services", "Which rules are there", f"{DOOR} {OFFICE}"),
     Situation(
         "vapix_event_streaming",
-        "What happens there in five seconds",
-        f"{DOOR} {OFFICE} --topic //. --seconds 5",
+        "What its inputs and lights say, and what they do in five seconds",
+        f"{DOOR} {OFFICE} --kind input light --seconds 5",
         lines=16,
     ),
     Situation("vapix_network_settings", "Address, names and name servers", f"{DOOR} {OFFICE}"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import types
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import Enum
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -27,6 +31,8 @@ def one(kind: Any, size: int) -> Any:
         return one(next(part for part in arguments if part is not type(None)), size)
     if origin is Literal:
         return arguments[0]
+    if origin is Sequence:
+        origin = list
     if origin in (list, tuple):
         return origin(one(arguments[0], size) for _ in range(size)) if arguments else origin()
     if origin is dict or kind is dict:
@@ -56,11 +62,8 @@ def result_of(spec: ToolSpec) -> type[ToolResult]:
     return found
 
 
-TOOLS = [spec for spec in load_tools().values() if not spec.name.startswith("vapix_")]
-
-
 @pytest.mark.parametrize("size", [0, 1, 2])
-@pytest.mark.parametrize("spec", TOOLS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", load_tools().values(), ids=lambda spec: spec.name)
 def test_one_is_no_plural(spec: ToolSpec, size: int) -> None:
     try:
         said = one(result_of(spec), size).headline()
@@ -75,3 +78,25 @@ def test_what_is_looked_for_is_found() -> None:
         assert NO_PLURAL.search(wrong), wrong
     for right in ("1 host: 1 up", "1 of 1 address", "11 hosts", "10.0.0.1 says", "0.1 s", "1 finding"):
         assert not NO_PLURAL.search(right), right
+
+
+FINDINGS = sorted(Path("tasks").rglob("_*findings.py"))
+NOUN = re.compile(
+    r" (?:[a-z]+ )?(?:addresses|answers|clients|conversations|days|handshakes|hosts|lookups|mails|messages|names|packets|ports|"
+    r"queries|questions|recipients|requests|senders|servers|sessions|times|transfers|tunnels)\b"
+)
+WHO = {"server", "client", "who", "ratio", "name", "host", "entry['ratio']", "entry['service']"}
+"""What stands before such a word as the one who does it, or as a factor."""
+
+
+@pytest.mark.parametrize("file", FINDINGS, ids=lambda file: file.name)
+def test_what_a_finding_counts_is_written_by_count(file: Path) -> None:
+    """A number before a noun in the plural would be wrong for one of it."""
+    wrong = []
+    for text in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.JoinedStr)):
+        for number, after in pairwise(text.values):
+            counted = isinstance(number, ast.FormattedValue) and ast.unparse(number.value) not in WHO
+            if counted and isinstance(after, ast.Constant) and NOUN.match(str(after.value)):
+                wrong.append(f"line {text.lineno}: {ast.unparse(text)[:100]}")
+    assert not wrong, wrong
+    assert FINDINGS

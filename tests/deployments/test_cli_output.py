@@ -49,6 +49,13 @@ def test_a_table_with_more_columns_than_room_becomes_records() -> None:
     assert text.count("detail") == 1
 
 
+def test_what_is_to_be_copied_is_never_torn_apart() -> None:
+    url = "rtsp://10.64.2.12/axis-media/media.amp?videocodec=h264&camera=1&resolution=1280x720&fps=10"
+    row = {"target": "10.64.2.12", "outcome": "done", "serial": "00408C9F0212", "url": url, "detail": "all is well"}
+    for width in (180, 110, 60, 30):
+        assert url in shown([row, row], width), width
+
+
 def test_an_empty_table_is_nothing_but_a_line() -> None:
     assert shown([], 80).strip() == ""
 

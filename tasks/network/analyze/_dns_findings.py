@@ -48,7 +48,7 @@ def _tunnels(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "high" if len(signs) >= 4 else "medium",
                 "tunnel",
-                f"Names below {name[:255]} look like data: {domain.lookups} different ones in {domain.queries} queries; "
+                f"Names below {name[:255]} look like data: {domain.lookups} different ones in {count(domain.queries, 'query', 'queries')}; "
                 + "; ".join(signs)
                 + ".",
                 "Data can be carried out of a network, and commands into it, inside DNS names where nothing else gets through.",
@@ -68,7 +68,7 @@ def _storms(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "high" if many and client.storm >= 100 else "medium",
                 "nxdomain-storm",
-                f"{client.address} was told {client.storm} times or more within minutes that a name does not exist"
+                f"{client.address} was told {count(client.storm, 'time')} or more within minutes that a name does not exist"
                 + (f" ({most})." if most else "."),
                 "Malware that computes its servers' names, a search list that multiplies every look-up, or a program with a wrong name."
                 if many
@@ -98,7 +98,7 @@ def _amplification(traffic: Traffic) -> Iterator[Found]:
             and pair.answer_bytes >= AMPLIFIED * pair.query_bytes
         ):
             ratio = pair.answer_bytes / pair.query_bytes
-            anys = f", {pair.any} questions for ANY" if pair.any else ""
+            anys = f", {count(pair.any, 'question')} for ANY" if pair.any else ""
             yield finding(
                 "high" if pair.any >= pair.queries * 0.5 else "medium",
                 "amplification",
@@ -150,7 +150,7 @@ def _unanswered(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "high" if queries >= FEW else "medium",
                 "silent-server",
-                f"{address} answered none of {queries} queries of {len(pairs)} client{'s'[: len(pairs) != 1]}.",
+                f"{address} answered none of {count(queries, 'query', 'queries')} of {count(len(pairs), 'client')}.",
                 "Clients wait seconds for a silent server before they try another one.",
                 "Check that the server runs and port 53 is open to it, or take it out of the clients' configuration.",
                 queries,
@@ -160,7 +160,7 @@ def _unanswered(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "medium" if unanswered >= queries * 0.1 else "low",
                 "unanswered",
-                f"{address} left {unanswered} of {queries} queries unanswered.",
+                f"{address} left {unanswered} of {count(queries, 'query', 'queries')} unanswered.",
                 "Each costs its client a timeout of seconds.",
                 "Look for packet loss and rate limits on the way, and for domains whose own servers do not answer.",
                 unanswered,
@@ -182,7 +182,7 @@ def _failures(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "medium" if times >= total * 0.2 else "low",
                 f"{name.lower()}",
-                f"{server.address} answered {times} of {total} queries with {name}.",
+                f"{server.address} answered {times} of {count(total, 'query', 'queries')} with {name}.",
                 "These names could not be resolved although they may exist.",
                 action,
                 times,
@@ -213,7 +213,8 @@ def _truncation(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "medium" if waiting >= FEW else "low",
             "truncated-not-retried",
-            f"{waiting} truncated answers were not followed by the same question over TCP ({traffic.retried} were).",
+            f"{count(waiting, 'truncated answer was', 'truncated answers were')} not followed by the same question over TCP "
+            f"({traffic.retried} were).",
             "A client that cannot ask again over TCP does not get the whole answer.",
             "Check that TCP port 53 is open between these clients and servers.",
             waiting,
@@ -249,7 +250,7 @@ def _dnssec(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "info",
                 "blocked",
-                f"A resolver answered {times} queries with what its policy says: {EXTENDED_ERRORS[code]}.",
+                f"A resolver answered {count(times, 'query', 'queries')} with what its policy says: {EXTENDED_ERRORS[code]}.",
                 "The names are on a block list of the resolver.",
                 "Look at which hosts ask for them.",
                 times,
@@ -265,7 +266,7 @@ def _malformed(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "high" if mostly else "low",
             "not-dns" if mostly else "malformed",
-            f"{times} messages on port 53 are no DNS: {reasons}.",
+            f"{count(times, 'message on port 53 is', 'messages on port 53 are')} no DNS: {reasons}.",
             "Port 53 is open nearly everywhere: other protocols (a VPN, malware) hide there."
             if mostly
             else "Broken software, a fuzzer, or another protocol on DNS's port.",
@@ -330,7 +331,7 @@ def _local(names: LocalNames) -> Iterator[Found]:
             yield finding(
                 "critical" if responder.names & {"wpad"} else "high",
                 "name-poisoning",
-                f"{address} claims {len(responder.names)} different names over {title}: {shown}.",
+                f"{address} claims {count(len(responder.names), 'different name')} over {title}: {shown}.",
                 "A host has one name. One that answers for any collects the passwords of those who connect to it.",
                 f"Find {address} and take it off the network; switch {title} off by policy.",
                 responder.answers,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from tasks.core.words import count
 from tasks.network.analyze._dns_message import ANY, NULL, TXT, Question
 
 MOST_NAMES = 40_000
@@ -67,7 +68,7 @@ class DomainTally:
         if self.mean_entropy >= 3.4 and self.mean_length >= 16:
             signs.append(f"{self.mean_entropy:.1f} bits of entropy a character")
         if self.data_queries >= max(20, self.queries * 0.3):
-            signs.append(f"{self.data_queries} queries for TXT, NULL or private types")
+            signs.append(f"{count(self.data_queries, 'query', 'queries')} for TXT, NULL or private types")
         if self.lookups >= self.queries * 0.7 and self.lookups >= 50:
             signs.append("nearly every name asked for only once")
         if self.longest >= 50:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.network.analyze._report import Severity
+from tasks.core.words import count
+from tasks.network.analyze._report import Severity, guesses
 
 Said = tuple[Severity, str, str, str]
 """Severity, what, why, action."""
@@ -78,7 +79,7 @@ def writable(server: str, verb: str) -> Said:
 def brute_force(client: str, server: str, attempts: int, sessions: int, users: int, seconds: float) -> Said:
     return (
         Severity.HIGH,
-        f"{client} guesses its way into {server}: {attempts} refused logins with {users} names, {sessions} connections, {seconds:.0f} s.",
+        f"{client} guesses its way into {server}: {guesses(attempts, users, sessions)}, {seconds:.0f} s.",
         "Passwords that many have are found this way.",
         "Block the client, and limit attempts on the server.",
     )
@@ -96,7 +97,7 @@ def broken_in(client: str, server: str, user: str, attempts: int) -> Said:
 def spraying(client: str, servers: int) -> Said:
     return (
         Severity.HIGH,
-        f"{client} is refused by {servers} servers.",
+        f"{client} is refused by {count(servers, 'server')}.",
         "It tries names and passwords from server to server.",
         "Block the client; look for servers that let it in.",
     )

@@ -50,7 +50,7 @@ def _secrets(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "low" if hashed else "medium" if kind == "query" else "high",
             "plain-credentials",
-            f"{secret.count} requests to {host} carry {title} in clear text.",
+            f"{count(secret.count, f'request to {host} carries', f'requests to {host} carry')} {title} in clear text.",
             "The password is not readable, but what is sent can be tried offline and the session taken over."
             if hashed
             else "Addresses end up in logs, histories and at linked sites; everyone on the path reads them."
@@ -67,7 +67,7 @@ def _cookies(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "low",
             "plain-cookies",
-            f"{traffic.cookies} requests carry cookies in clear text.",
+            f"{count(traffic.cookies, 'request carries', 'requests carry')} cookies in clear text.",
             "A session's cookie is as good as its password while the session lasts.",
             "Serve the sites over HTTPS only, and mark their cookies Secure.",
             traffic.cookies,
@@ -86,7 +86,7 @@ def _server_errors(traffic: Traffic) -> Iterator[Found]:
                 if share >= 0.05 or host.server_errors >= 100
                 else "low",
                 "server-errors",
-                f"{name} answered {host.server_errors} of {host.answered} requests with a server error (5xx).",
+                f"{name} answered {host.server_errors} of {count(host.answered, 'request')} with a server error (5xx).",
                 "The server, or what stands behind it, could not do what it was asked.",
                 "Look into the server's log at these times.",
                 host.server_errors,
@@ -100,7 +100,7 @@ def _client_errors(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "low",
                 "client-errors",
-                f"{name} refused {host.client_errors} of {host.answered} requests (4xx).",
+                f"{name} refused {host.client_errors} of {count(host.answered, 'request')} (4xx).",
                 "Clients ask for what is not there or not for them: a broken link, a wrong configuration, or a scan.",
                 "Look at which clients ask for what.",
                 host.client_errors,
@@ -115,7 +115,7 @@ def _unanswered(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "medium" if all_of_them or host.unanswered >= host.requests * 0.1 else "low",
                 "unanswered",
-                f"{name} closed the connection without an answer to {host.unanswered} of {host.requests} requests.",
+                f"{name} closed the connection without an answer to {host.unanswered} of {count(host.requests, 'request')}.",
                 "Programs crash, time out, or have a limit that cuts connections.",
                 "Look into the server's log, and at what stands between (proxy, firewall).",
                 host.unanswered,
@@ -147,7 +147,7 @@ def _guesses(traffic: Traffic) -> Iterator[Found]:
                 yield finding(
                     "high" if times >= 10 * GUESSES else "medium",
                     "login-failures",
-                    f"{host} refused {address} {times} times for lack of permission (401, 403).",
+                    f"{host} refused {address} {count(times, 'time')} for lack of permission (401, 403).",
                     "Somebody tries passwords, or a program has a wrong one and may lock an account.",
                     f"Find out what runs on {address}; limit attempts on the server.",
                     times,
@@ -161,7 +161,7 @@ def _probes(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "medium",
                 "probing",
-                f"{address} asked for {len(client.missing_paths)} different addresses that do not exist (404).",
+                f"{address} asked for {count(len(client.missing_paths), 'address', 'different addresses')} that do not exist (404).",
                 "That is how scanners look for forgotten files and weak programs.",
                 "If it is no scanner of yours, block it, and check what it found (answers 200 in its requests).",
                 client.missing,
@@ -174,7 +174,7 @@ def _redirects(traffic: Traffic) -> Iterator[Found]:
             yield finding(
                 "medium",
                 "redirect-loop",
-                f"{address} redirected to itself {times} times.",
+                f"{address} redirected to itself {count(times, 'time')}.",
                 "Users see an error page.",
                 "Check the server's rules for this address; behind a proxy, whether it knows the outer scheme.",
                 times,
@@ -211,7 +211,7 @@ def _addresses(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "low",
             "address-as-host",
-            f"{sum(requests.values())} requests name a public address instead of a host: {most}.",
+            f"{count(sum(requests.values()), 'request names', 'requests name')} a public address instead of a host: {most}.",
             "People and browsers use names; malware and badly configured devices use addresses.",
             "Find out which program on the clients does that.",
             sum(requests.values()),
@@ -224,7 +224,7 @@ def _tunnels(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "info",
             "tunnels",
-            f"{traffic.tunnels.total()} tunnels were opened through a proxy (CONNECT): {most}.",
+            f"{count(traffic.tunnels.total(), 'tunnel was', 'tunnels were')} opened through a proxy (CONNECT): {most}.",
             "What goes through them is not seen here.",
             "Check that the proxy allows only the ports and hosts it should.",
             traffic.tunnels.total(),
@@ -236,7 +236,7 @@ def _ambiguous(traffic: Traffic) -> Iterator[Found]:
         yield finding(
             "high",
             "ambiguous-length",
-            f"{len(traffic.ambiguous_frames)} requests or more give their length twice "
+            f"{count(len(traffic.ambiguous_frames), 'request')} or more: the length is given twice "
             "(Content-Length with Transfer-Encoding, or two different lengths).",
             "Servers and proxies may disagree where such a request ends: request smuggling (RFC 9112 section 11.2).",
             "Look at the frames; let the front server refuse such requests.",

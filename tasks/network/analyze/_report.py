@@ -114,3 +114,12 @@ def plain_finding(
         "count": max(1, count),
         "frames": sorted(set(frames or ()))[:MOST_FRAMES],
     }
+
+
+def guesses(refused: int, users: int, sessions: int) -> str:
+    """Say how somebody tried passwords.
+
+    >>> guesses(40, 1, 3)
+    '40 refused logins with 1 name, 3 connections'
+    """
+    return f"{count(refused, 'refused login')} with {count(users, 'name')}, {count(sessions, 'connection')}"

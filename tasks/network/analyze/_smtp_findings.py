@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.network.analyze._report import Severity
+from tasks.core.words import count
+from tasks.network.analyze._report import Severity, guesses
 
 Said = tuple[Severity, str, str, str]
 """Severity, what, why, action."""
@@ -43,13 +44,13 @@ def plain_mail(server: str, mails: int, *, tls: bool) -> Said:
     if tls:
         return (
             Severity.LOW,
-            f"{mails} mails went to {server} in clear text although it offers STARTTLS.",
+            f"{count(mails, 'mail')} went to {server} in clear text although it offers STARTTLS.",
             "Everyone on the path can read and change them.",
             "Switch TLS on in the sending server or program.",
         )
     return (
         Severity.LOW,
-        f"{mails} mails went to {server} in clear text; it offers no STARTTLS.",
+        f"{count(mails, 'mail')} went to {server} in clear text; it offers no STARTTLS.",
         "Everyone on the path can read and change them.",
         "Set up STARTTLS on the server; see that nobody on the path takes it out of the offer.",
     )
@@ -103,7 +104,7 @@ def odd_end(server: str, client: str) -> Said:
 def brute_force(client: str, server: str, attempts: int, sessions: int, users: int, seconds: float) -> Said:
     return (
         Severity.HIGH,
-        f"{client} guesses its way into {server}: {attempts} refused logins with {users} names, {sessions} connections, {seconds:.0f} s.",
+        f"{client} guesses its way into {server}: {guesses(attempts, users, sessions)}, {seconds:.0f} s.",
         "An account that is found is used to send spam within minutes.",
         "Block the client, limit attempts, and offer AUTH on the submission port only.",
     )
@@ -121,7 +122,7 @@ def broken_in(client: str, server: str, user: str, attempts: int) -> Said:
 def spraying(client: str, servers: int) -> Said:
     return (
         Severity.HIGH,
-        f"{client} is refused by {servers} servers.",
+        f"{client} is refused by {count(servers, 'server')}.",
         "It tries names and passwords from server to server.",
         "Block the client; look for servers that let it in.",
     )
@@ -155,10 +156,10 @@ def may_relay(server: str, domains: list[str]) -> Said:
     )
 
 
-def harvesting(client: str, server: str, count: int) -> Said:
+def harvesting(client: str, server: str, asked: int) -> Said:
     return (
         Severity.MEDIUM,
-        f"{client} asked {server} for {count} recipients that it does not have.",
+        f"{client} asked {server} for {count(asked, 'recipient')} that it does not have.",
         "That is how addresses are found out, for spam or for guessing passwords; an outdated list of recipients looks alike.",
         "Limit refused recipients for each connection; block the client if nobody knows it.",
     )
@@ -173,19 +174,19 @@ def verified(server: str, verb: str) -> Said:
     )
 
 
-def rejected(server: str, verb: str, code: str, text: str, count: int) -> Said:
+def rejected(server: str, verb: str, code: str, text: str, times: int) -> Said:
     return (
-        Severity.LOW if count < 10 else Severity.MEDIUM,
-        _sentence(f"{server} refused {verb} {count} times with {code} {text}".rstrip()),
+        Severity.LOW if times < 10 else Severity.MEDIUM,
+        _sentence(f"{server} refused {verb} {count(times, 'time')} with {code} {text}".rstrip()),
         "Mail did not get through.",
         "Look at the reason: a wrong address, a list the sender is on, a missing login, or a rule of the server.",
     )
 
 
-def greylisted(server: str, came_back: int, count: int) -> Said:
+def greylisted(server: str, came_back: int, put_off: int) -> Said:
     return (
         Severity.INFO,
-        f"{server} put off {count} recipients for later (greylisting, or short of means); {came_back} of them were accepted after that.",
+        f"{server} put off {count(put_off, 'recipient')} for later (greylisting, or short of means); accepted after that: {came_back}.",
         "Mail comes later, if the sender tries again.",
         "Nothing, unless senders do not come back; then let them through by a list.",
     )

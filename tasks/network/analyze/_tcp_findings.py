@@ -48,15 +48,16 @@ def _scans(facts: TcpFacts) -> Iterator[Finding]:
     for scan in facts.scans:
         some = ", ".join(str(value) for value in scan["sample"][:8])
         if scan["kind"] == "hosts":
-            what = f"{scan['client']} tried {scan['target']} of {scan['count']} hosts and got into none of them, such as {some}."
+            what = f"{scan['client']} tried {scan['target']} of {count(scan['count'], 'host')} and got into none of them, such as {some}."
             code = "tcp.host-sweep"
         elif scan["kind"] == "ports":
-            what = (
-                f"{scan['client']} tried {scan['count']} ports of {scan['target']} without using them, such as {some}."
-            )
+            what = f"{scan['client']} tried {count(scan['count'], 'port')} of {scan['target']} without using them, such as {some}."
             code = "tcp.port-scan"
         else:
-            what = f"{scan['client']} sent {scan['target']} segments that begin nothing (no flags, or FIN) to {scan['count']} ports."
+            what = (
+                f"{scan['client']} sent {scan['target']} segments that begin nothing (no flags, or FIN) "
+                f"to {count(scan['count'], 'port')}."
+            )
             code = "tcp.stealth-scan"
         yield Finding(
             severity=Severity.HIGH,
@@ -71,8 +72,8 @@ def _scans(facts: TcpFacts) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.HIGH,
             code="tcp.syn-flood",
-            what=f"{_end(flood['server'], flood['port'])} was left with {flood['count']} unfinished handshakes "
-            f"from {flood['sources']} addresses.",
+            what=f"{_end(flood['server'], flood['port'])} was left with {count(flood['count'], 'unfinished handshake')} "
+            f"from {count(flood['sources'], 'address', 'addresses')}.",
             why="Unfinished handshakes fill the server's queue until nobody gets in.",
             action="Check that SYN cookies are on, and filter the sources at the edge.",
             count=flood["count"],
@@ -118,7 +119,7 @@ def _servers(facts: TcpFacts) -> Iterator[Finding]:
             yield Finding(
                 severity=severity,
                 code=code,
-                what=f"{_end(server['server'], server['port'])} {verb} {server[kind]} conversations.",
+                what=f"{_end(server['server'], server['port'])} {verb} {count(server[kind], 'conversation')}.",
                 why=why,
                 action=action,
                 count=server[kind],
@@ -133,7 +134,7 @@ def _conversation(row: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.HIGH if share >= LOSSY[1] else Severity.MEDIUM,
             code="tcp.retransmissions",
-            what=f"{_name(row)}: {again} of {row['packets']} packets ({share:.1%}) were sent again.",
+            what=f"{_name(row)}: {again} of {count(row['packets'], 'packet')} ({share:.1%}) were sent again.",
             why="Packets get lost on the way: throughput falls with the square root of the loss.",
             action="Look for errors and drops on the links between, a duplex mismatch, or a queue that is too short.",
             count=again,
@@ -143,7 +144,7 @@ def _conversation(row: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.LOW,
             code="tcp.out-of-order",
-            what=f"{_name(row)}: {out_of_order} of {row['packets']} packets came out of order.",
+            what=f"{_name(row)}: {out_of_order} of {count(row['packets'], 'packet')} came out of order.",
             why="Receivers take reordering for loss, and senders slow down.",
             action="Check whether one conversation is spread over several paths.",
             count=out_of_order,
@@ -155,7 +156,7 @@ def _conversation(row: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.MEDIUM,
             code="tcp.zero-window",
-            what=f"{_name(row)}: {slow} said {sum(closed.values())} times that it can take no more.",
+            what=f"{_name(row)}: {slow} said {count(sum(closed.values()), 'time')} that it can take no more.",
             why="The application there does not read fast enough; the network is not the bottleneck.",
             action=f"Look at the load and the application of {slow}.",
             count=sum(closed.values()),

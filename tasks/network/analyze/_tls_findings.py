@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from tasks.core.words import count
 from tasks.network._tls_numbers import alert_name, suite_name, version_name
 from tasks.network.analyze._report import Severity
 from tasks.network.analyze._tls_chain import Certificate
@@ -178,11 +179,11 @@ def expiry(certificate: Certificate, server: str, seen: datetime, now: datetime)
         )
     if certificate.not_after < now + SOON:
         days = (certificate.not_after - now).days
-        what = f"{name} expires in {days} days, on {day(certificate.not_after)} (counted from now)."
+        what = f"{name} expires in {count(days, 'day')}, on {day(certificate.not_after)} (counted from now)."
         return "tls.expiring-certificate", (Severity.LOW, what, "Clients refuse it from then on.", renew)
     if certificate.not_after < seen + SOON:
         days = (certificate.not_after - seen).days
-        what = f"{name} was {days} days from its end, {day(certificate.not_after)}, when it was captured."
+        what = f"{name} was {count(days, 'day')} from its end, {day(certificate.not_after)}, when it was captured."
         return "tls.expiring-certificate", (Severity.LOW, what, "Clients refuse it from then on.", renew)
     return None
 

@@ -21,7 +21,7 @@ def findings(facts: UdpFacts) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.HIGH,
             code="udp.port-scan",
-            what=f"{scan['client']} tried {scan['count']} ports of {scan['target']} that did not answer, such as {some}.",
+            what=f"{scan['client']} tried {count(scan['count'], 'port')} of {scan['target']} that did not answer, such as {some}.",
             why="That is how services are looked for before an attack.",
             action=f"Find out whether {scan['client']} is a scanner of yours; if not, take it off the network and look into it.",
             count=scan["count"],
@@ -59,7 +59,7 @@ def _amplification(facts: UdpFacts) -> Iterator[Finding]:
             severity=Severity.MEDIUM,
             code="udp.amplification",
             what=f"{_end(entry['address'], entry['port'])} ({entry['service']}) answered {entry['asked']} bytes with "
-            f"{entry['answered']}, {entry['ratio']} times as many, to {entry['others']} addresses.",
+            f"{entry['answered']}, {entry['ratio']} times as many, to {count(entry['others'], 'address', 'addresses')}.",
             why="Whoever forges the sender's address has this service flood a victim.",
             action="Let it answer your own networks only, or limit the rate of its answers.",
             count=entry["others"],
@@ -70,7 +70,7 @@ def _amplification(facts: UdpFacts) -> Iterator[Finding]:
             severity=Severity.HIGH,
             code="udp.reflection",
             what=f"{entry['address']} got {entry['answered']} bytes of {entry['service']} answers that nobody in the capture asked "
-            f"for, from {entry['others']} servers.",
+            f"for, from {count(entry['others'], 'server')}.",
             why="That is what the victim of a reflection attack sees.",
             action="Have answers from this port filtered at the provider's edge, and check that the capture saw both directions.",
             count=entry["others"],
@@ -85,8 +85,8 @@ def _silence(facts: UdpFacts, scanned: set[str]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.MEDIUM,
             code="udp.unanswered",
-            what=f"{_end(server['server'], server['port'])} left {server['count']} conversations unanswered "
-            f"({server['packets']} packets); {server['refused']} of them were refused by ICMP.",
+            what=f"{_end(server['server'], server['port'])} left {count(server['count'], 'conversation')} unanswered "
+            f"({count(server['packets'], 'packet')}); refused by ICMP: {server['refused']}.",
             why="The service is not there, is filtered, or its answers take another way.",
             action="Check the service, and firewalls and routes between; a service that never answers by design is no fault.",
             count=server["count"],
@@ -123,8 +123,8 @@ def _errors(facts: UdpFacts, scanned: set[str]) -> Iterator[Finding]:
         yield Finding(
             severity=severity,
             code=code,
-            what=f"{error['reporter']} said {error['count']} times that {target} is not to be had: {error['reason']}; "
-            f"{error['clients']} senders.",
+            what=f"{error['reporter']} said {count(error['count'], 'time')} that {target} is not to be had: {error['reason']}; "
+            f"{count(error['clients'], 'sender')}.",
             why=why,
             action=action,
             count=error["count"],

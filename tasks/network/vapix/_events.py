@@ -135,7 +135,6 @@ class CameraEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime | None = Field(None, description="When, by the camera's clock (UTC); None when it does not say.")
-    received_at: datetime = Field(description="When it came here (UTC).")
     kind: Kind | None = Field(
         None, description="What it is about: input, output, motion, sound, light or ptz; None for anything else."
     )
@@ -153,6 +152,7 @@ class CameraEvent(BaseModel):
         default_factory=dict, description="What tells it from others of the same source; mostly empty."
     )
     data: dict[str, str] = Field(default_factory=dict, description="What it says, such as state = 1.")
+    received_at: datetime = Field(description="When it came here (UTC).")
 
     def has(self, items: Mapping[str, str]) -> bool:
         """Whether it has all these items with these values."""

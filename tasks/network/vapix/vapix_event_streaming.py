@@ -14,6 +14,7 @@ from tasks.core.models import Example, FileRef, Safety, Scope, Service
 from tasks.core.redact import json_size
 from tasks.core.run import current_run
 from tasks.core.tool import tool
+from tasks.core.words import count
 from tasks.network._sparing import ROOM_BYTES
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._events import CameraEvent, Change, parse_items, parse_topic
@@ -136,7 +137,7 @@ class VapixEventStreamingResult(CamerasResult):
         if len(self.cameras) == 1:
             return self.one_line(self.cameras[0])
         total = sum(camera.received for camera in self.cameras)
-        return f"{super().headline()}; {_count(total, 'event')}"
+        return f"{super().headline()}; {count(total, 'event')}"
 
     def one_line(self, camera: Any) -> str:
         assert isinstance(camera, CameraEvents)
@@ -145,11 +146,7 @@ class VapixEventStreamingResult(CamerasResult):
         initial = sum(event.change is Change.INITIAL for event in camera.events)
         states = f" ({initial} of them how things stood at the start)" if initial else ""
         broken = f"; then {camera.detail}" if camera.ended is Ended.BROKEN else ""
-        return f"{camera.target}: {_count(camera.received, 'event')} in {camera.seconds:.0f} s{states}{broken}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        return f"{camera.target}: {count(camera.received, 'event')} in {camera.seconds:.0f} s{states}{broken}"
 
 
 @tool(

@@ -186,7 +186,11 @@ class OverlayResult(CamerasResult):
         if camera.outcome is not CameraOutcome.DONE or camera.api is None:
             return super().one_line(camera)
         if camera.capabilities is not None:
-            return f"{camera.target}: room for {camera.capabilities.slots_free} more overlays"
+            free = camera.capabilities.slots_free
+            room = (
+                f"room for {count(free, 'more overlay')}" if free is not None else "it does not say for how many more"
+            )
+            return f"{camera.target}: {room}"
         if camera.slot is not None:
             return f"{camera.target}: slot holds {camera.slot[:80]!r}"
         before, after = camera.before, camera.after

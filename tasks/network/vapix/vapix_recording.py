@@ -190,7 +190,7 @@ class RecordingResult(CamerasResult):
 
 
 def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else f"{size_bytes:,} bytes"
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else count(size_bytes, "byte")
 
 
 @dataclass

@@ -243,11 +243,12 @@ class VapixVideoStreamingResult(CamerasResult):
         said = f"{self.action} done"
         if camera.picture is not None:
             one = camera.picture
-            said = f"{one.width}x{one.height}, {one.file.size_bytes:,} bytes, brightness {one.mean}"
+            said = f"{one.width}x{one.height}, {count(one.file.size_bytes, 'byte')}, brightness {one.mean}"
             said += ", DARK" if one.dark else ""
         elif camera.clip is not None:
             clip = camera.clip
-            said = f"{clip.frames} pictures in {clip.seconds:.1f} s, {clip.file.size_bytes:,} bytes, ended by {clip.ended_by}"
+            size = count(clip.file.size_bytes, "byte")
+            said = f"{count(clip.frames, 'picture')} in {clip.seconds:.1f} s, {size}, ended by {clip.ended_by}"
         elif camera.urls is not None:
             said = camera.urls.rtsp
         elif self.action is VideoAction.CHECK:

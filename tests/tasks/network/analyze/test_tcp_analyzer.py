@@ -132,7 +132,7 @@ def test_a_closed_window_is_blamed_on_who_closed_it(tmp_path: Path) -> None:
     assert len(acknowledgement.data) == 54
     facts = read(merged(talk, [altered(acknowledgement, at=48, value=b"\0\0", later_ns=1000)]), tmp_path / "w.pcap")
     (finding,) = [finding for finding in findings(facts) if finding.code == "tcp.zero-window"]
-    assert facts.events["zero_window"] == 1 and "10.0.0.1 said 1 times" in finding.what and len(finding.frames) == 1
+    assert facts.events["zero_window"] == 1 and "10.0.0.1 said 1 time that" in finding.what and len(finding.frames) == 1
 
 
 def syn(source: str, port: int, target: str, target_port: int, at: int, flags: int = SYN) -> Packet:

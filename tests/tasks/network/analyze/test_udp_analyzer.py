@@ -285,7 +285,7 @@ async def test_it_reads_a_capture_of_the_store(perform: Perform, tmp_path: Path)
     assert isinstance(report, UdpReport)
     assert report.headline() == (
         "5 conversations, 7 packets, 4 unanswered; 2 findings, medium: 10.0.0.53:53 left 3 conversations unanswered (3 packets); "
-        "0 of them were refused by ICMP."
+        "refused by ICMP: 0."
     )
     assert report.errors[0].reason == "port unreachable" and report.silent[1].refused == 1
     assert report.top[0].answered and report.top[0].server_port == 53
