@@ -118,15 +118,24 @@ def file_card(spec: ToolSpec) -> None:
 
 
 @lru_cache(maxsize=1)
-def load_tools() -> dict[str, ToolSpec]:
-    """Import every tool module below `tasks/` (not `core`, nothing that starts with `_`) and return the index, sorted."""
+def _modules() -> dict[str, str]:
+    """Every tool module below `tasks/` (not `core`, nothing that starts with `_`) by its folded last name, which is the tool's."""
     import tasks
 
+    found = {}
     for folder in (Path(entry) for entry in tasks.__path__):
-        for found in pkgutil.walk_packages([str(folder)], prefix="tasks."):
-            parts = found.name.split(".")
-            if parts[1] not in {"core", "alert"} and not found.ispkg and not any(p.startswith("_") for p in parts):
-                importlib.import_module(found.name)
+        for module in pkgutil.walk_packages([str(folder)], prefix="tasks."):
+            parts = module.name.split(".")
+            if parts[1] not in {"core", "alert"} and not module.ispkg and not any(p.startswith("_") for p in parts):
+                found[fold(parts[-1])] = module.name
+    return found
+
+
+@lru_cache(maxsize=1)
+def load_tools() -> dict[str, ToolSpec]:
+    """Import every tool module and return the index, sorted."""
+    for module in _modules().values():
+        importlib.import_module(module)
     ordered = dict(sorted(TOOLS.items(), key=lambda item: (item[1].group, item[0])))
     TOOLS.clear()
     TOOLS.update(ordered)
@@ -136,14 +145,22 @@ def load_tools() -> dict[str, ToolSpec]:
 def find_tool(name: str) -> ToolSpec:
     """Return the tool that `name` means, in any spelling or by alias.
 
+    Of a tool called by its own name only its own module is imported: all of them take two seconds, which each run would pay.
+
     Raises:
         UnknownTool: No tool is called so; the hint names the nearest.
     """
-    load_tools()
-    canonical = _NAMES.get(fold(name))
+    spelling = fold(name)
+    if spelling not in _NAMES:
+        module = _modules().get(spelling)
+        if module is not None:
+            importlib.import_module(module)
+        if spelling not in _NAMES:
+            load_tools()
+    canonical = _NAMES.get(spelling)
     if canonical is not None:
         return TOOLS[canonical]
-    near = difflib.get_close_matches(fold(name), _NAMES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(spelling, _NAMES, n=3, cutoff=0.5)
     nearest = ", ".join(dict.fromkeys(_NAMES[spelling] for spelling in near))
     hint = f"Did you mean: {nearest}?" if nearest else "All tools: signalbox tool list"
     raise UnknownTool(f"There is no tool {name!r}.", hint=hint)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -373,6 +375,21 @@ def test_two_tools_cannot_share_a_name(make_tool: Callable[..., Any]) -> None:
 def test_an_unknown_name_gets_the_nearest_ones() -> None:
     with pytest.raises(UnknownTool, match=r"Did you mean: .*ping"):
         registry.find_tool("pinng")
+
+
+@pytest.mark.parametrize("name", ["ping", "Ping", "tcp-port check"])
+def test_a_tool_called_by_its_name_is_found_without_importing_the_others(name: str) -> None:
+    """A run starts in a process of its own: all tools would take two seconds of it."""
+    script = f"""
+import sys
+from tasks.core.registry import find_tool
+spec = find_tool({name!r})
+imported = [module for module in sys.modules if module.startswith("tasks.network.") and module.count(".") == 3]
+print(spec.name, *[module for module in imported if not module.split(".")[-1].startswith("_")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    found, *imported = done.stdout.split()
+    assert imported == [f"tasks.network.probe.{found}"]
 
 
 def test_safety_is_compared_by_rank_never_as_text() -> None:
