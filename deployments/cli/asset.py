@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import ipaddress
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import App, Parameter
 
 from deployments.cli import tool as tools
-from deployments.cli._output import emit_json, emit_table, moment, say
-from flows._text import count
+from deployments.cli._output import emit_json, emit_table, moment, say, say_fact
+from flows._text import cell, count
 from tasks.core.errors import NotFound
+from tasks.core.models import parse_mac
 from tasks.core.settings import settings
 
 T = TypeVar("T")
@@ -75,6 +78,60 @@ def query(*options: Options) -> int:
     if words and not words[0].startswith("-"):
         words = ["--text", *words]
     return _listing("asset_query", words)
+
+
+LAST_EVENTS = 10
+
+
+@app.command
+def show(asset: str, /, *, site: str | None = None, json: bool = False) -> int:
+    """Show one asset: all that is known of it, and what happened to it last.
+
+    Args:
+        asset: Its number, name, address or MAC address.
+        site: The site.
+        json: Print one JSON document.
+    """
+    from tasks.asset import _operator
+
+    where = ["--site", site] if site else []
+    result = tools.run_quietly("asset_query", [_way_to_name(asset), asset, "--include-archived", *where])
+    named = [one for one in result.assets if one.hostname == asset] or result.assets
+    if not named:
+        raise NotFound(f"There is no asset {asset!r}.", hint="Look for it: signalbox asset query WORD")
+    if len(named) > 1:
+        emit_table([one.model_dump(mode="json") for one in named], columns=COLUMNS)
+        raise NotFound(
+            f"{asset!r} is not the name of one asset but part of several.", hint="Name the one: signalbox asset show ID"
+        )
+    [one] = named
+    events = _run(_operator.history(one.site, asset=one.id, limit=LAST_EVENTS))
+    if json:
+        emit_json({**one.model_dump(mode="json"), "events": [dataclasses.asdict(event) for event in events]})
+        return 0
+    say(f"Asset {one.id}: {one.label()}")
+    for name, value in one.model_dump(mode="json", exclude={"id"}).items():
+        if value not in (None, "", [], {}):
+            say_fact(name.replace("_", " "), cell(value))
+    if events:
+        say("\nWhat happened last")
+        _show_events(events, False)
+    return 0
+
+
+def _way_to_name(asset: str) -> str:
+    """The option of `asset_query` that finds what is written like this.
+
+    >>> [_way_to_name(text) for text in ("17", "10.0.0.5", "3CD9.2B07.AA20", "lobby-cam")]
+    ['--id', '--address', '--mac', '--hostname']
+    """
+    if asset.isdecimal():
+        return "--id"
+    for option, parse in (("--address", ipaddress.ip_address), ("--mac", parse_mac)):
+        with contextlib.suppress(ValueError):
+            parse(asset)
+            return option
+    return "--hostname"
 
 
 @app.command(help_flags=[], version_flags=[])

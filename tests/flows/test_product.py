@@ -21,6 +21,8 @@ from lab.mail_server import MailServerLab
 from lab.network import AXIS, CISCO, DELL, HEWLETT_PACKARD, SYNOLOGY, UBIQUITI, Lab, http, needs_lab, smtp, ssh
 from lab.stack import Stack
 
+from tasks.core.errors import NotFound
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.lab,
@@ -455,6 +457,11 @@ def test_exit_status_and_json_are_what_scripts_rely_on(office: Office) -> None:
         ["site", "list"],
     ):
         assert stack.cli_json(*arguments) is not None  # status 0 and one JSON document, nothing else
+    one = stack.cli_json("asset", "show", gateway)
+    assert gateway in one["addresses"] and one["events"]
+    assert f"Asset {one['id']}: " in stack.cli("asset", "show", str(one["id"])).stdout
+    unknown = stack.cli("asset", "show", "nobody-here")
+    assert unknown.returncode == NotFound.exit_status and "signalbox asset query" in unknown.stderr
     silent = str(office.lab.first.network[77])
     done = stack.cli("tool", "run", "ping", "--target", silent, "--count", "1", "--json")
     assert done.returncode == 4, done.stderr
