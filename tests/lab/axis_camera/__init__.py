@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -112,6 +113,21 @@ class Camera:
         return self.device.identity.renew()
 
 
+def _free_ports(host: str) -> tuple[int, int, int]:
+    """Ports the system gives out, without those the default policy never touches: PROFINET's 34962 may be among them."""
+    from blocks.policy import ProbePolicy
+
+    policy = ProbePolicy()
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < 3:
+            place = held.enter_context(socket.socket())
+            place.bind((host, 0))
+            if not policy.is_never_port(port := place.getsockname()[1]):
+                found.append(port)
+    return found[0], found[1], found[2]
+
+
 @contextlib.contextmanager
 def cameras(*profiles: str | Device, identity: Identity | None = None, **options: Any) -> Iterator[list[Camera]]:
     """Start cameras of these profiles (or these devices) in a thread of their own.
@@ -134,16 +150,16 @@ def cameras(*profiles: str | Device, identity: Identity | None = None, **options
 
     async def start() -> None:
         block = next(_numbers)
-        ports = (0, 0, 0)
+        ports: tuple[int, int, int] | None = None
         for number, device in enumerate(devices):
             place = 1 + number
             host = f"127.{100 + os.getpid() % 100}.{(block * 4 + place // 250) % 256}.{place % 250 + 1}"
+            ports = ports or _free_ports(host)
             listening = Listening(
                 device, host=host, port=ports[0], https_port=ports[1], rtsp_port=ports[2], identity=identity
             )
             await listening.__aenter__()
             started.append(Camera(device, listening, loop))
-            ports = (listening.port, listening.https_port, listening.rtsp_port)
 
     async def stop() -> None:
         for camera in started:
