@@ -17,11 +17,6 @@ DIGEST = 'Digest realm="AXIS_B8A44F7C1D20", nonce="n1", algorithm=MD5, qop="auth
 BASIC = 'Basic realm="AXIS_B8A44F7C1D20"'
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_auth, "_refused", {})
-
-
 def login(*, secure: bool = False, clear_text: bool = False, password: str = "pass") -> CameraLogin:
     return CameraLogin(
         "gate-cam", "root", password, secure=secure, clear_text=clear_text, key=("default", "192.0.2.7", 80)

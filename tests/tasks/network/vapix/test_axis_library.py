@@ -41,19 +41,6 @@ def camera(request: pytest.FixtureRequest) -> Iterator[Camera]:
         assert one.device.errors == []
 
 
-@pytest.fixture
-def mid() -> Iterator[Camera]:
-    with cameras("mid") as [one]:
-        yield one
-
-
-@pytest.fixture
-def ptz() -> Iterator[Camera]:
-    with cameras("ptz") as [one]:
-        yield one
-        assert one.device.errors == []
-
-
 @contextlib.asynccontextmanager
 async def connected(camera: Camera, user: str = "root", password: str = PASSWORD) -> AsyncIterator[AxisDevice]:
     async with httpx.AsyncClient(trust_env=False) as session:

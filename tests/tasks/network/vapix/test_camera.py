@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -34,26 +34,13 @@ from tasks.core.errors import (
 from tasks.core.http import Session, Stream
 from tasks.core.rate import Pacer
 from tasks.network.probe._connection import Paces
-from tasks.network.vapix import _auth, _camera
+from tasks.network.vapix import _camera
 from tasks.network.vapix._camera import Camera, open_camera
 from tasks.network.vapix._wire import Declined, Missing, NeedsSetup, Nonsense, NotReady, parse_parameters
 from tasks.network.vapix.vapix_device_info import vapix_device_info
 
 PARAM = "/axis-cgi/param.cgi"
 ACTION = "http://www.axis.com/vapix/ws/action1"
-
-
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_auth, "_refused", {})
-    monkeypatch.setattr(_camera, "_devices", {})
-    monkeypatch.setattr(_camera, "_capabilities", {})
-
-
-@pytest.fixture
-def dome() -> Iterator[Simulated]:
-    with cameras("mid") as [camera]:
-        yield camera
 
 
 @contextlib.asynccontextmanager
@@ -107,45 +94,45 @@ async def test_a_wrong_password_is_sent_exactly_once(profile: str, scheme: str) 
         assert len([request for request in simulated.requests if request.credentials]) == 1
 
 
-async def test_a_level_that_is_too_low_is_not_a_wrong_password(dome: Simulated) -> None:
+async def test_a_level_that_is_too_low_is_not_a_wrong_password(mid: Simulated) -> None:
     for answer in ("401", "403"):
-        dome.device.insufficient = answer
-        async with talk(dome, dome.block("viewer")) as camera:
+        mid.device.insufficient = answer
+        async with talk(mid, mid.block("viewer")) as camera:
             with pytest.raises(Forbidden):
                 await camera.xml("/axis-cgi/applications/list.cgi")
             assert (await camera.level()).name == "viewer"
-    async with talk(dome, dome.block("viewer")) as camera:  # and the password is not remembered as refused
+    async with talk(mid, mid.block("viewer")) as camera:  # and the password is not remembered as refused
         assert await camera.parameters("Brand")
 
 
-async def test_an_expired_nonce_is_answered_once_with_the_new_one(dome: Simulated) -> None:
-    async with talk(dome, dome.block(scheme="http")) as camera:
+async def test_an_expired_nonce_is_answered_once_with_the_new_one(mid: Simulated) -> None:
+    async with talk(mid, mid.block(scheme="http")) as camera:
         await camera.parameters("Brand")
-        dome.device.auth.expire_nonces()
+        mid.device.auth.expire_nonces()
         assert await camera.parameters("Brand")
-        dome.device.faults.add(PARAM, Fault("stale", count=2))
-        before = len(dome.requests)
+        mid.device.faults.add(PARAM, Fault("stale", count=2))
+        before = len(mid.requests)
         with pytest.raises(ToolError):
             await camera.parameters("Brand")
-        assert len(dome.requests) - before == 2
+        assert len(mid.requests) - before == 2
 
 
-async def test_another_device_at_the_address_gets_no_credentials(dome: Simulated) -> None:
-    async with talk(dome, dome.block(scheme="http")) as camera:
+async def test_another_device_at_the_address_gets_no_credentials(mid: Simulated) -> None:
+    async with talk(mid, mid.block(scheme="http")) as camera:
         await camera.device()
-        dome.device.auth.realm = "AXIS_ACCC8E000001"
+        mid.device.auth.realm = "AXIS_ACCC8E000001"
         with pytest.raises(Untrusted, match="ACCC8E000001"):
             await camera.parameters("Network")
-        assert not [request for request in dome.requests if request.credentials]
+        assert not [request for request in mid.requests if request.credentials]
 
 
-async def test_basic_is_not_sent_in_clear_text_unless_the_block_allows_it(dome: Simulated) -> None:
-    dome.device.params.set("Network.HTTP.AuthenticationPolicy", "basic")
-    async with talk(dome, dome.block(scheme="http")) as camera:
+async def test_basic_is_not_sent_in_clear_text_unless_the_block_allows_it(mid: Simulated) -> None:
+    mid.device.params.set("Network.HTTP.AuthenticationPolicy", "basic")
+    async with talk(mid, mid.block(scheme="http")) as camera:
         with pytest.raises(Unauthorized, match="basic_over_http"):
             await camera.parameters("Network")
-    assert not [request for request in dome.requests if request.credentials]
-    async with talk(dome, dome.block(scheme="http", basic_over_http=True)) as camera:
+    assert not [request for request in mid.requests if request.credentials]
+    async with talk(mid, mid.block(scheme="http", basic_over_http=True)) as camera:
         assert await camera.parameters("Network")
         assert camera.login_scheme == "basic" and "clear text" in camera.notes[0]
 
@@ -153,26 +140,26 @@ async def test_basic_is_not_sent_in_clear_text_unless_the_block_allows_it(dome: 
 # --- certificates ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_certificate_that_is_not_pinned_gets_nothing(dome: Simulated) -> None:
-    block = dome.block()
-    fingerprint = dome.change_certificate()
+async def test_a_certificate_that_is_not_pinned_gets_nothing(mid: Simulated) -> None:
+    block = mid.block()
+    fingerprint = mid.change_certificate()
     with pytest.raises(Untrusted, match=fingerprint):
-        async with talk(dome, block):
+        async with talk(mid, block):
             pass
-    assert dome.requests == []
+    assert mid.requests == []
 
 
-async def test_a_self_signed_certificate_is_not_trusted_by_itself(dome: Simulated) -> None:
+async def test_a_self_signed_certificate_is_not_trusted_by_itself(mid: Simulated) -> None:
     with pytest.raises(Untrusted, match="self-signed"):
-        async with talk(dome, dome.block(verification="system")):
+        async with talk(mid, mid.block(verification="system")):
             pass
-    assert dome.requests == []
+    assert mid.requests == []
 
 
-async def test_a_certificate_nobody_checks_is_said(dome: Simulated) -> None:
-    async with talk(dome, dome.block(verification="off")) as camera:
+async def test_a_certificate_nobody_checks_is_said(mid: Simulated) -> None:
+    async with talk(mid, mid.block(verification="off")) as camera:
         assert "not checked" in camera.notes[0]
-        assert camera.certificate is not None and camera.certificate.fingerprint == dome.fingerprint
+        assert camera.certificate is not None and camera.certificate.fingerprint == mid.fingerprint
         assert camera.certificate.days_left is not None and camera.certificate.days_left > 1000
 
 
@@ -187,49 +174,49 @@ async def test_a_camera_without_accounts_is_said_to_need_its_set_up() -> None:
         assert not [request for request in simulated.requests if request.credentials]
 
 
-async def test_a_camera_that_starts_is_not_ready_and_may_be_asked_later(dome: Simulated) -> None:
-    dome.device.ready = False
+async def test_a_camera_that_starts_is_not_ready_and_may_be_asked_later(mid: Simulated) -> None:
+    mid.device.ready = False
     with pytest.raises(NotReady) as caught:
-        async with talk(dome):
+        async with talk(mid):
             pass
     assert caught.value.retryable
 
 
-async def test_what_a_camera_can_do_is_asked_once_until_it_starts_again(dome: Simulated) -> None:
+async def test_what_a_camera_can_do_is_asked_once_until_it_starts_again(mid: Simulated) -> None:
     for _ in range(2):
-        async with talk(dome) as camera:
+        async with talk(mid) as camera:
             capabilities = await camera.capabilities()
             assert capabilities.has("light-control") and capabilities.at_least("basic-device-info", "1.2")
             assert not capabilities.at_least("basic-device-info", "99.0") and capabilities.flag(
                 "Properties.HTTPS.HTTPS"
             )
-    assert len(dome.asked("/axis-cgi/apidiscovery.cgi")) == 1 == len(dome.asked("/axis-cgi/basicdeviceinfo.cgi"))
-    dome.device.boot_id = "another"
-    async with talk(dome) as camera:
+    assert len(mid.asked("/axis-cgi/apidiscovery.cgi")) == 1 == len(mid.asked("/axis-cgi/basicdeviceinfo.cgi"))
+    mid.device.boot_id = "another"
+    async with talk(mid) as camera:
         await camera.capabilities()
-    assert len(dome.asked("/axis-cgi/apidiscovery.cgi")) == 2
+    assert len(mid.asked("/axis-cgi/apidiscovery.cgi")) == 2
 
 
 # --- the families --------------------------------------------------------------------------------------------------------
 
 
-async def test_parameters_have_no_root_and_unknown_groups_are_absent(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_parameters_have_no_root_and_unknown_groups_are_absent(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         found = await camera.parameters("root.Brand", "NoSuch.Group", "ImageSource.I0.DayNight")
     assert found["Brand.Brand"] == "AXIS" and "ImageSource.I0.DayNight.IrCutFilter" in found
     assert not [name for name in found if name.startswith(("root.", "NoSuch"))]
 
 
-async def test_definitions_say_what_a_parameter_takes(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_definitions_say_what_a_parameter_takes(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         found = await camera.definitions("ImageSource.I0.DayNight")
     cut, shift = found["ImageSource.I0.DayNight.IrCutFilter"], found["ImageSource.I0.DayNight.ShiftLevel"]
     assert cut.type == "enum" and cut.choices == ("no", "yes", "auto") and cut.level == "7714"
     assert (shift.type, shift.minimum, shift.maximum) == ("int", 0, 100)
 
 
-async def test_a_parameter_that_is_not_taken_says_which(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_a_parameter_that_is_not_taken_says_which(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         await camera.set_parameters({"ImageSource.I0.DayNight.IrCutFilter": "yes"})
         with pytest.raises(Declined, match=r"ImageSource\.I0\.Foo"):
             await camera.set_parameters({"ImageSource.I0.Foo": "bar"})
@@ -237,11 +224,11 @@ async def test_a_parameter_that_is_not_taken_says_which(dome: Simulated) -> None
             await camera.set_parameters({"ImageSource.I0.DayNight.IrCutFilter": "yes\naction=remove"})
         with pytest.raises(ValueError, match="not the name"):
             await camera.parameters("Brand&action=remove")
-    assert dome.device.params.get("ImageSource.I0.DayNight.IrCutFilter") == "yes"
+    assert mid.device.params.get("ImageSource.I0.DayNight.IrCutFilter") == "yes"
 
 
-async def test_groups_are_added_and_removed(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_groups_are_added_and_removed(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         name = await camera.add_parameters(
             "streamprofile", "StreamProfile", {"StreamProfile.S.Name": "mobile", "StreamProfile.S.Parameters": "fps=5"}
         )
@@ -252,25 +239,25 @@ async def test_groups_are_added_and_removed(dome: Simulated) -> None:
             await camera.remove_parameters(f"StreamProfile.{name}")
 
 
-async def test_errors_of_json_functions_are_read_at_any_status(dome: Simulated) -> None:
+async def test_errors_of_json_functions_are_read_at_any_status(mid: Simulated) -> None:
     path = "/axis-cgi/lightcontrol.cgi"
-    async with talk(dome) as camera:
+    async with talk(mid) as camera:
         with pytest.raises(Declined, match="no such light") as caught:
             await camera.call(path, "getLightStatus", {"lightID": "led9"}, meanings={1002: "there is no such light"})
         assert caught.value.code == 1002
         with pytest.raises(Unsupported):
             await camera.call(path, "sing", meanings={2004: Unsupported})
-        dome.device.faults.add(path, "500-json")
+        mid.device.faults.add(path, "500-json")
         with pytest.raises(Declined, match="1100") as internal:
             await camera.call(path, "getLightInformation")
         assert internal.value.code == 1100
-        dome.device.faults.add(path, "code-as-string")
+        mid.device.faults.add(path, "code-as-string")
         with pytest.raises(ToolError):
             await camera.call(path, "getLightInformation")
 
 
-async def test_faults_of_soap_carry_their_name(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_faults_of_soap_carry_their_name(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         rules = await camera.soap(Element(f"{{{ACTION}}}GetActionRules"), action=f"{ACTION}/GetActionRules")
         assert str(rules.tag) == f"{{{ACTION}}}GetActionRulesResponse"
         remove = Element(f"{{{ACTION}}}RemoveActionRule")
@@ -291,9 +278,9 @@ async def test_resources_of_the_device_configuration_are_read_and_refused() -> N
                 await camera.rest("GET", "/config/rest/no-such-thing/v1")
 
 
-async def test_text_functions_raise_what_they_say_at_status_200(dome: Simulated) -> None:
-    async with talk(dome) as camera:
-        dome.device.faults.add("/axis-cgi/imagesize.cgi", "error-text")
+async def test_text_functions_raise_what_they_say_at_status_200(mid: Simulated) -> None:
+    async with talk(mid) as camera:
+        mid.device.faults.add("/axis-cgi/imagesize.cgi", "error-text")
         with pytest.raises(Declined, match="another opinion"):
             await camera.text("/axis-cgi/imagesize.cgi", {"camera": "1"})
         with pytest.raises(Unsupported, match="does not support"):
@@ -326,12 +313,12 @@ async def test_text_functions_raise_what_they_say_at_status_200(dome: Simulated)
     ],
 )
 async def test_each_fault_is_an_error_that_says_what_it_is(
-    dome: Simulated, fault: Any, expected: type[ToolError]
+    mid: Simulated, fault: Any, expected: type[ToolError]
 ) -> None:
     path = "/axis-cgi/lightcontrol.cgi"
-    async with talk(dome, timeout=1.0) as camera:
+    async with talk(mid, timeout=1.0) as camera:
         await camera.level()
-        dome.device.faults.add(path, Fault(fault, size=6 << 20, count=2 if fault == "close" else 1))
+        mid.device.faults.add(path, Fault(fault, size=6 << 20, count=2 if fault == "close" else 1))
         began = time.monotonic()
         with pytest.raises(expected) as caught:
             await camera.call(path, "getLightInformation")
@@ -341,30 +328,30 @@ async def test_each_fault_is_an_error_that_says_what_it_is(
         assert await camera.call(path, "getLightInformation")
 
 
-async def test_a_kept_connection_the_camera_closed_is_replaced_for_what_only_reads(dome: Simulated) -> None:
+async def test_a_kept_connection_the_camera_closed_is_replaced_for_what_only_reads(mid: Simulated) -> None:
     path = "/axis-cgi/lightcontrol.cgi"
-    async with talk(dome) as camera:
+    async with talk(mid) as camera:
         await camera.level()
-        dome.device.faults.add(path, "close")
+        mid.device.faults.add(path, "close")
         assert await camera.call(path, "getLightInformation")
 
 
-async def test_a_lost_answer_to_a_write_is_not_sent_again(dome: Simulated) -> None:
+async def test_a_lost_answer_to_a_write_is_not_sent_again(mid: Simulated) -> None:
     path = "/axis-cgi/lightcontrol.cgi"
-    async with talk(dome, timeout=1.0) as camera:
+    async with talk(mid, timeout=1.0) as camera:
         await camera.level()
         for fault in ("hang", "close"):
-            dome.device.faults.add(path, fault)
-            before = len(dome.requests)
+            mid.device.faults.add(path, fault)
+            before = len(mid.requests)
             with pytest.raises(Unanswered) as caught:
                 await camera.call(path, "activateLight", {"lightID": "led0"}, write=True)
-            assert not caught.value.retryable and len(dome.requests) - before == 1
+            assert not caught.value.retryable and len(mid.requests) - before == 1
 
 
-async def test_a_redirect_to_https_says_to_use_it(dome: Simulated) -> None:
-    async with talk(dome, dome.block(scheme="http")) as camera:
+async def test_a_redirect_to_https_says_to_use_it(mid: Simulated) -> None:
+    async with talk(mid, mid.block(scheme="http")) as camera:
         await camera.level()
-        dome.device.faults.add(PARAM, "redirect-https")
+        mid.device.faults.add(PARAM, "redirect-https")
         with pytest.raises(Rejected, match="scheme https in the block"):
             await camera.parameters("Brand")
 
@@ -393,34 +380,34 @@ async def test_what_is_no_camera_is_said_to_be_none() -> None:
                 pass
 
 
-async def test_transports_of_ones_own_log_in_with_a_nonce_of_their_own(dome: Simulated) -> None:
-    async with talk(dome, dome.block(scheme="http")) as camera:
+async def test_transports_of_ones_own_log_in_with_a_nonce_of_their_own(mid: Simulated) -> None:
+    async with talk(mid, mid.block(scheme="http")) as camera:
         await camera.device()
         await camera.level()
         place = camera.rtsp_place(8554)
-        assert place.login is not None and place.login.proven and place.login.serial == dome.device.serial
-        assert (place.address, place.port, place.tls) == (dome.address, 8554, None) and "pass'" not in repr(place)
-        place.login.challenged([f'Digest realm="AXIS_{dome.device.serial}", nonce="of-rtsp", stale=FALSE'], tried=0)
+        assert place.login is not None and place.login.proven and place.login.serial == mid.device.serial
+        assert (place.address, place.port, place.tls) == (mid.address, 8554, None) and "pass'" not in repr(place)
+        place.login.challenged([f'Digest realm="AXIS_{mid.device.serial}", nonce="of-rtsp", stale=FALSE'], tried=0)
         assert 'nonce="of-rtsp"' in (place.login.authorization("DESCRIBE", "rtsp://x/") or "")
         assert await camera.parameters("Network")  # whose own nonce still holds
-        assert camera.websocket_place().port == dome.port
+        assert camera.websocket_place().port == mid.port
 
 
-async def test_a_password_the_camera_repeats_is_not_in_the_error(perform: Any, dome: Simulated) -> None:
+async def test_a_password_the_camera_repeats_is_not_in_the_error(perform: Any, mid: Simulated) -> None:
     said = {"apiVersion": "1.0", "error": {"code": 1000, "message": "wrong: hunter2secret"}}
-    dome.device.faults.add("/axis-cgi/systemready.cgi", Fault("answer", response=Response.json(said), count=None))
-    dome.device.faults.add("/axis-cgi/basicdeviceinfo.cgi", Fault("answer", response=Response.json(said), count=None))
-    dome.device.faults.add(
+    mid.device.faults.add("/axis-cgi/systemready.cgi", Fault("answer", response=Response.json(said), count=None))
+    mid.device.faults.add("/axis-cgi/basicdeviceinfo.cgi", Fault("answer", response=Response.json(said), count=None))
+    mid.device.faults.add(
         PARAM, Fault("answer", response=Response.text("# Error: hunter2secret"), count=None, bare=True)
     )
-    dome.device.faults.add(
+    mid.device.faults.add(
         "/axis-cgi/usergroup.cgi", Fault("answer", response=Response.text("root\n"), count=None, bare=True)
     )
     with pytest.raises(Declined) as caught:
         await perform(
             vapix_device_info,
-            {"targets": [dome.address], "credentials": "axis/yard"},
-            blocks={"axis/yard": dome.block(password="hunter2secret")},
+            {"targets": [mid.address], "credentials": "axis/yard"},
+            blocks={"axis/yard": mid.block(password="hunter2secret")},
         )
     assert "hunter2" not in str(caught.value) and "***" in str(caught.value)
 
@@ -428,28 +415,28 @@ async def test_a_password_the_camera_repeats_is_not_in_the_error(perform: Any, d
 # --- alone with it -------------------------------------------------------------------------------------------------------
 
 
-async def test_one_request_is_under_way_at_a_time(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_one_request_is_under_way_at_a_time(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         await asyncio.gather(*(camera.parameters("Brand") for _ in range(8)))
-    assert dome.most_in_flight == 1
+    assert mid.most_in_flight == 1
 
 
-async def test_others_wait_until_the_conversation_is_let_go(dome: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_others_wait_until_the_conversation_is_let_go(mid: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_camera, "OTHERS_SECONDS", 0.3)
-    async with talk(dome) as first:
+    async with talk(mid) as first:
         with pytest.raises(Busy, match="Another run"):
-            async with talk(dome):
+            async with talk(mid):
                 pass
         await first.let_go()
-        async with talk(dome) as second:
+        async with talk(mid) as second:
             assert await second.parameters("Brand")
             with pytest.raises(Busy):
                 await first.parameters("Brand")
         assert await first.parameters("Brand")
 
 
-async def test_a_stream_ends_with_its_time_and_its_bytes_are_counted(dome: Simulated) -> None:
-    async with talk(dome) as camera:
+async def test_a_stream_ends_with_its_time_and_its_bytes_are_counted(mid: Simulated) -> None:
+    async with talk(mid) as camera:
         await camera.level()
         await camera.let_go()
         async with camera.stream("/axis-cgi/mjpg/video.cgi", {"fps": "10"}, seconds=0.8) as stream:
@@ -485,14 +472,14 @@ async def test_a_stream_that_falls_silent_is_unreachable() -> None:
                 await read_all(stream)
 
 
-async def test_packets_are_paid_for_before_they_are_sent(dome: Simulated) -> None:
-    pace = Paces(Pacer(1000), 100).of(dome.address)
+async def test_packets_are_paid_for_before_they_are_sent(mid: Simulated) -> None:
+    pace = Paces(Pacer(1000), 100).of(mid.address)
     began = time.monotonic()
     async with open_camera(
         "default",
-        dome.address,
-        dome.address,
-        credentials=dome.block(scheme="http"),
+        mid.address,
+        mid.address,
+        credentials=mid.block(scheme="http"),
         port=None,
         timeout=1.0,
         pace=pace,
@@ -512,17 +499,17 @@ async def test_the_clock_of_the_camera_is_noted() -> None:
 
 
 @pytest.mark.parametrize("uptime", ["\u00b2", "\u2460", "-1", "1e9", 10**30, True, None])
-async def test_an_uptime_that_is_no_number_is_none(dome: Simulated, uptime: Any) -> None:
+async def test_an_uptime_that_is_no_number_is_none(mid: Simulated, uptime: Any) -> None:
     ready = {"systemready": "yes", "needsetup": "no", "uptime": uptime}
-    dome.device.faults.add(
+    mid.device.faults.add(
         _camera.SYSTEMREADY, Fault("answer", response=Response.json({"apiVersion": "1.1", "data": ready}))
     )
-    async with talk(dome) as camera:
+    async with talk(mid) as camera:
         assert (await camera.device()).uptime is None
 
 
 async def test_a_large_answer_is_read_beside_the_loop_and_a_small_one_in_it(
-    dome: Simulated, monkeypatch: pytest.MonkeyPatch
+    mid: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[bool] = []
 
@@ -531,27 +518,25 @@ async def test_a_large_answer_is_read_beside_the_loop_and_a_small_one_in_it(
         return parse_parameters(text, place)
 
     monkeypatch.setattr(_camera, "parse_parameters", read)
-    async with talk(dome) as camera:
+    async with talk(mid) as camera:
         assert await camera.parameters("Brand")
         lines = "".join(f"root.Filler.F{number}=x\n" for number in range(50_000))
-        dome.device.faults.add(PARAM, Fault("answer", response=Response.text(lines)))
+        mid.device.faults.add(PARAM, Fault("answer", response=Response.text(lines)))
         assert len(await camera.parameters("Filler")) == 50_000
     assert threads == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["html", "garbage", "empty"])
 @pytest.mark.parametrize("write", [True, False])
-async def test_a_change_whose_answer_nobody_can_read_may_have_been_made(
-    dome: Simulated, kind: Any, write: bool
-) -> None:
+async def test_a_change_whose_answer_nobody_can_read_may_have_been_made(mid: Simulated, kind: Any, write: bool) -> None:
     light, disks = "/axis-cgi/lightcontrol.cgi", "/axis-cgi/disks/list.cgi"
-    async with talk(dome) as camera:
+    async with talk(mid) as camera:
         for path, change in (
             (light, lambda: camera.call(light, "x", write=write)),
             (disks, lambda: camera.xml(disks, write=write)),
             (_camera.SERVICES, lambda: camera.soap(Element(f"{{{ACTION}}}GetActionRules"), action=ACTION, write=write)),
         ):
-            dome.device.faults.add(path, Fault(kind))
+            mid.device.faults.add(path, Fault(kind))
             with pytest.raises(Nonsense) as caught:
                 await change()
             assert ("may have done" in str(caught.value)) is write

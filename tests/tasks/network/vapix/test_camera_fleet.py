@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from lab.axis_camera import Camera as Simulated
 from lab.axis_camera import cameras
+from lab.axis_camera.asking import FAST, Asking
 from pydantic import Field
 
 from blocks.captures import CaptureStore
-from blocks.policy import ProbePolicy
 from tasks.core import registry
 from tasks.core import tool as kit
 from tasks.core.errors import (
@@ -34,7 +34,6 @@ from tasks.core.errors import (
 from tasks.core.models import Safety, Service
 from tasks.core.redact import MOST_BYTES, json_size
 from tasks.core.run import FixedWiring, ToolRun, running, wired
-from tasks.network.vapix import _auth, _camera
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._fleet import (
     CameraEntry,
@@ -50,8 +49,7 @@ from tasks.network.vapix._fleet import (
 from tasks.network.vapix._params import CameraParams, fleet_timeout
 from tasks.network.vapix._wire import Declined, DeviceId, Missing, NeedsSetup, Nonsense, NotReady
 
-FAST = ProbePolicy(host_packets_per_second=0, packets_per_second=100_000)
-Perform = Callable[..., Any]
+Ask = Callable[..., Awaitable[Any]]
 
 
 class Look(CameraParams):
@@ -69,12 +67,6 @@ class LookResult(CamerasResult):
     """What it returns."""
 
     cameras: list[Looked] = Field(description="One entry for each camera.")
-
-
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_auth, "_refused", {})
-    monkeypatch.setattr(_camera, "_devices", {})
 
 
 @pytest.fixture
@@ -100,12 +92,14 @@ def pair() -> Iterator[list[Simulated]]:
         yield both
 
 
-def given(fleet: list[Simulated], **more: Any) -> dict[str, Any]:
-    return {"targets": [camera.address for camera in fleet], "credentials": "axis/yard", **more}
+@pytest.fixture
+def ask(asking: Asking) -> Ask:
+    """`await ask(make_look(work), *pair)`: what a tool made here says of cameras."""
 
+    async def run(tool: Any, *fleet: Simulated, **params: Any) -> Any:
+        return await asking(tool, policy=FAST, timeout=15)(*fleet, **params)
 
-def blocks(fleet: list[Simulated]) -> dict[str, Any]:
-    return {"axis/yard": fleet[0].block(scheme="http")}
+    return run
 
 
 @pytest.mark.parametrize(
@@ -132,7 +126,7 @@ def blocks(fleet: list[Simulated]) -> dict[str, Any]:
 )
 async def test_each_error_is_an_outcome_of_several_and_the_error_of_one(
     make_look: Callable[..., Any],
-    perform: Perform,
+    ask: Ask,
     pair: list[Simulated],
     error: ToolError,
     outcome: CameraOutcome,
@@ -144,54 +138,54 @@ async def test_each_error_is_an_outcome_of_several_and_the_error_of_one(
 
     assert outcome_of(error) is outcome
     tool = make_look(work)
-    result = await perform(tool, given(pair), blocks=blocks(pair), policy=FAST)
+    result = await ask(tool, *pair)
     assert [one.outcome for one in result.cameras] == [outcome, CameraOutcome.DONE]
     assert result.cameras[0].serial == pair[0].device.serial and result.cameras[1].number == 1
     with pytest.raises(type(error)):
-        await perform(tool, given(pair[:1]), blocks=blocks(pair), policy=FAST)
+        await ask(tool, pair[0])
 
 
 async def test_a_camera_that_takes_too_long_is_timed_out_and_let_go(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
 ) -> None:
     async def work(camera: Camera) -> int:
         await asyncio.sleep(60 if camera.asked == pair[0].address else 0)
         return 1
 
     tool = make_look(work, seconds=1.5)
-    result = await perform(tool, given(pair), blocks=blocks(pair), policy=FAST)
+    result = await ask(tool, *pair)
     assert [one.outcome for one in result.cameras] == [CameraOutcome.TIMED_OUT, CameraOutcome.DONE]
     with pytest.raises(ToolTimeout):
-        await perform(tool, given(pair[:1]), blocks=blocks(pair), policy=FAST)
+        await ask(tool, pair[0])
 
 
 async def test_a_defect_that_one_camera_brings_to_light_costs_the_others_nothing(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated], caplog: pytest.LogCaptureFixture
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(camera: Camera) -> int:
         if camera.asked == pair[0].address:
             raise KeyError("ours")
         return 1
 
-    result = await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
+    result = await ask(make_look(work), *pair)
     assert [one.outcome for one in result.cameras] == [CameraOutcome.FAILED, CameraOutcome.DONE]
     assert "a defect of signalbox (KeyError)" in str(result.cameras[0].detail)
     assert "Traceback" in caplog.text
 
 
 async def test_a_defect_that_every_camera_brings_to_light_is_nobodys_outcome(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
 ) -> None:
     async def work(camera: Camera) -> int:
         raise KeyError("ours")
 
     with pytest.raises(KeyError):
-        await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
+        await ask(make_look(work), *pair)
 
 
 @pytest.mark.parametrize("profile", ["mid", "ancient"])
 async def test_another_camera_than_the_one_that_is_meant_gets_neither_work_nor_account(
-    make_look: Callable[..., Any], perform: Perform, profile: str
+    make_look: Callable[..., Any], ask: Ask, profile: str
 ) -> None:
     worked = []
 
@@ -203,12 +197,10 @@ async def test_another_camera_than_the_one_that_is_meant_gets_neither_work_nor_a
     with cameras(profile) as fleet:
         serial = fleet[0].device.serial
         with pytest.raises(Untrusted, match=f"is {serial}, not ACCC8E000001"):
-            await perform(make_look(work), given(fleet, serial="accc8e000001"), blocks=blocks(fleet), policy=FAST)
+            await ask(make_look(work), *fleet, serial="accc8e000001")
         assert worked == []
         assert not [request for request in fleet[0].requests if request.credentials is not None]
-        result = await perform(
-            make_look(work, seconds=20.0), given(fleet, serial=serial.lower()), blocks=blocks(fleet), policy=FAST
-        )
+        result = await ask(make_look(work, seconds=20.0), *fleet, serial=serial.lower())
         assert result.cameras[0].outcome is CameraOutcome.DONE and worked == [fleet[0].address]
 
 
@@ -218,7 +210,7 @@ def test_a_serial_goes_with_one_target() -> None:
 
 
 async def test_cameras_do_not_wait_for_one_another_but_names_of_one_do(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
 ) -> None:
     at_once: dict[str, int] = {}
     most: dict[str, int] = {}
@@ -232,12 +224,12 @@ async def test_cameras_do_not_wait_for_one_another_but_names_of_one_do(
             at_once[key] -= 1
         return 1
 
-    await perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST)
+    await ask(make_look(work), *pair)
     assert most["all"] == 2 and most[pair[0].address] == 1
 
 
 async def test_a_cancelled_run_gives_its_cameras_back(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
 ) -> None:
     started = asyncio.Event()
 
@@ -246,7 +238,7 @@ async def test_a_cancelled_run_gives_its_cameras_back(
         await asyncio.sleep(60)
         return 1
 
-    running_tool = asyncio.ensure_future(perform(make_look(work), given(pair), blocks=blocks(pair), policy=FAST))
+    running_tool = asyncio.ensure_future(ask(make_look(work), *pair))
     await asyncio.wait_for(started.wait(), 10)
     running_tool.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -256,7 +248,7 @@ async def test_a_cancelled_run_gives_its_cameras_back(
         return 2
 
     began = time.monotonic()
-    result = await perform(make_look(quick), given(pair), blocks=blocks(pair), policy=FAST)
+    result = await ask(make_look(quick), *pair)
     assert {one.number for one in result.cameras} == {2} and time.monotonic() - began < 8
 
 
@@ -306,10 +298,8 @@ async def test_256_entries_fit_with_an_outcome_each_and_the_whole_is_in_a_file(
 
 
 async def test_a_password_that_a_camera_repeats_is_masked_wherever_it_is_told(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
 ) -> None:
-    given_blocks = {"axis/yard": pair[0].block(password="hunter2secret", scheme="http")}
-
     async def work(camera: Camera) -> int:
         if camera.address == pair[1].address:
             camera.notes.append("It calls itself hunter2secret.")
@@ -317,11 +307,11 @@ async def test_a_password_that_a_camera_repeats_is_masked_wherever_it_is_told(
         raise Rejected("It says hunter2secret.", hint="There are hunter2secret and Home.")
 
     tool = make_look(work)
-    result = await perform(tool, given(pair), blocks=given_blocks, policy=FAST)
+    result = await ask(tool, *pair, password="hunter2secret")
     assert [one.outcome for one in result.cameras] == [CameraOutcome.REJECTED, CameraOutcome.DONE]
     assert "hunter2" not in result.model_dump_json() and "and Home" in str(result.cameras[0].detail)
     with pytest.raises(Rejected) as caught:
-        await perform(tool, given(pair[:1]), blocks=given_blocks, policy=FAST)
+        await ask(tool, pair[0], password="hunter2secret")
     assert "hunter2" not in str(caught.value)
 
 
@@ -342,13 +332,12 @@ async def test_cameras_with_long_names_fit_the_ledger_too(make_look: Callable[..
 
 
 async def test_that_no_certificate_was_checked_is_said_when_it_went_wrong_too(
-    make_look: Callable[..., Any], perform: Perform, pair: list[Simulated]
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
 ) -> None:
     async def work(camera: Camera) -> int:
         raise Rejected("It says no.", hint="Ask it otherwise.")
 
-    unchecked = {"axis/yard": pair[0].block(verification="off")}
-    result = await perform(make_look(work), given(pair), blocks=unchecked, policy=FAST)
+    result = await ask(make_look(work), *pair, block=pair[0].block(verification="off"))
     assert all(
         "It says no. Ask it otherwise. Its certificate was not checked" in str(one.detail) for one in result.cameras
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import ACCOUNTS, PASSWORD, Camera, cameras
+from lab.axis_camera.asking import Asking, updates, values
 
-from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Event, Fault, Response
 from deployments.demo.axis_camera._api_daynight import Sight as SimulatedSight
 from deployments.demo.axis_camera._api_lights import Lamps
@@ -33,7 +33,7 @@ from tasks.network.vapix._daynight_state import (
     words,
 )
 from tasks.network.vapix._wire import Missing, Nonsense
-from tasks.network.vapix.vapix_daynight import DayNight, VapixDaynight, VapixDaynightResult, vapix_daynight
+from tasks.network.vapix.vapix_daynight import DayNight, VapixDaynight, vapix_daynight
 
 PARAM = "/axis-cgi/param.cgi"
 DAYNIGHT = "/axis-cgi/daynight.cgi"
@@ -43,38 +43,8 @@ Ask = Callable[..., Awaitable[DayNight]]
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
-    async def run(on: Camera, account: str = "root", password: str = PASSWORD, **params: Any) -> DayNight:
-        policy = ProbePolicy(host_packets_per_second=0)
-        asked = {"targets": [on.address], "credentials": "axis/test", "timeout": 3, **params}
-        blocks = {"axis/test": on.block(account, password)}
-        result: VapixDaynightResult = await perform(vapix_daynight, asked, policy=policy, blocks=blocks)
-        return result.cameras[0]
-
-    return run
-
-
-@pytest.fixture
-def camera() -> Iterator[Camera]:
-    with cameras("mid") as [one]:
-        yield one
-        assert one.device.errors == []
-
-
-@pytest.fixture
-def newest() -> Iterator[Camera]:
-    """A camera with daynight.cgi."""
-    with cameras("new") as [one]:
-        yield one
-        assert one.device.errors == []
-
-
-def values(entry: DayNight) -> dict[str, tuple[Any, Any]]:
-    return {change.setting: (change.before, change.after) for change in entry.changes}
-
-
-def updates(camera: Camera) -> list[str]:
-    return [one.body.decode() for one in camera.requests if one.path == PARAM and b"action=update" in one.body]
+def ask(asking_one: Asking) -> Ask:
+    return asking_one(vapix_daynight, scheme="https", timeout=3)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +109,14 @@ async def test_what_only_daynight_cgi_has_is_refused_elsewhere_before_anything_i
     assert updates(camera) == [] and camera.device.params.get(FIXED) == "auto"
 
 
-async def test_daynight_cgi_is_used_where_it_is_offered(newest: Camera, ask: Ask) -> None:
-    read = await ask(newest)
+async def test_daynight_cgi_is_used_where_it_is_offered(new: Camera, ask: Ask) -> None:
+    read = await ask(new)
     assert (read.day_night_shift_level, read.night_day_shift_level) == (60, 40)
     assert (read.day_night_dwell_time, read.night_day_dwell_time) == (5.0, 10.0)
     assert (read.night_filter, read.autotune) == ("clear", False)
     assert set(read.settable) == {"ir_cut_filter", *CONFIGURATION}
     entry = await ask(
-        newest,
+        new,
         action="set",
         ir_cut_filter="night",
         day_night_shift_level=55,
@@ -161,36 +131,36 @@ async def test_daynight_cgi_is_used_where_it_is_offered(newest: Camera, ask: Ask
         "day_night_dwell_time": (5.0, 12.5),
         "autotune": (False, False),
     }
-    assert newest.device.slot(SimulatedSight).configuration["DayNightDwellTime"] == 12.5
-    assert newest.device.params.get("ImageSource.I0.DayNight.ShiftLevel") == "55", "one state behind both APIs"
-    again = await ask(newest, action="set", night_day_shift_level=45)
+    assert new.device.slot(SimulatedSight).configuration["DayNightDwellTime"] == 12.5
+    assert new.device.params.get("ImageSource.I0.DayNight.ShiftLevel") == "55", "one state behind both APIs"
+    again = await ask(new, action="set", night_day_shift_level=45)
     assert again.notes == ["It was so already; nothing was sent."]
-    assert len(newest.asked(DAYNIGHT, "setConfiguration")) == 1
+    assert len(new.asked(DAYNIGHT, "setConfiguration")) == 1
 
 
-async def test_what_the_capabilities_lack_is_refused(newest: Camera, ask: Ask) -> None:
+async def test_what_the_capabilities_lack_is_refused(new: Camera, ask: Ask) -> None:
     with pytest.raises(Unsupported, match="has no night_filter irpass"):
-        await ask(newest, action="set", night_filter="irpass")
-    newest.device.slot(SimulatedSight).autotune_support = False
+        await ask(new, action="set", night_filter="irpass")
+    new.device.slot(SimulatedSight).autotune_support = False
     with pytest.raises(Unsupported, match="has no autotune"):
-        await ask(newest, action="set", autotune=True)
-    newest.device.slot(SimulatedSight).irpass_support = True
-    assert values(await ask(newest, action="set", night_filter="irpass")) == {"night_filter": ("clear", "irpass")}
-    assert len(newest.asked(DAYNIGHT, "setConfiguration")) == 1
+        await ask(new, action="set", autotune=True)
+    new.device.slot(SimulatedSight).irpass_support = True
+    assert values(await ask(new, action="set", night_filter="irpass")) == {"night_filter": ("clear", "irpass")}
+    assert len(new.asked(DAYNIGHT, "setConfiguration")) == 1
 
 
 async def test_an_unknown_channel_is_an_error_in_words_although_the_device_calls_it_its_own_failure(
-    newest: Camera, ask: Ask
+    new: Camera, ask: Ask
 ) -> None:
     with pytest.raises(Rejected, match="a value is not valid for this camera"):
-        await ask(newest, channel=3)
-    assert newest.asked(DAYNIGHT)[-1].status == 500
+        await ask(new, channel=3)
+    assert new.asked(DAYNIGHT)[-1].status == 500
 
 
-async def test_a_configuration_that_is_taken_and_ignored_is_found_out(newest: Camera, ask: Ask) -> None:
+async def test_a_configuration_that_is_taken_and_ignored_is_found_out(new: Camera, ask: Ask) -> None:
     ok = Response.json({"apiVersion": "1.2", "method": "setConfiguration", "data": []})
-    newest.device.faults.add(DAYNIGHT, Fault("answer", method="setConfiguration", response=ok))
-    entry = await ask(newest, action="set", night_day_shift_level=50)
+    new.device.faults.add(DAYNIGHT, Fault("answer", method="setConfiguration", response=ok))
+    entry = await ask(new, action="set", night_day_shift_level=50)
     assert entry.outcome == "rejected" and "night_day_shift_level is still 40" in str(entry.detail)
 
 
@@ -198,13 +168,13 @@ async def test_a_configuration_that_is_taken_and_ignored_is_found_out(newest: Ca
     (2104, 500, Rejected), (1100, 500, ToolError), (2105, 403, Forbidden), (2100, 200, Unsupported), (2102, 200, Unsupported),
 ])  # fmt: skip
 async def test_the_errors_of_daynight_cgi_are_read_whatever_their_http_status(
-    code: int, status: int, kind: type[ToolError], newest: Camera, ask: Ask
+    code: int, status: int, kind: type[ToolError], new: Camera, ask: Ask
 ) -> None:
     body = {"apiVersion": "1.2", "method": "getCapabilities", "error": {"code": code, "message": "no"}}
-    newest.device.faults.add(DAYNIGHT, Fault("answer", count=None, response=Response.json(body, status)))
+    new.device.faults.add(DAYNIGHT, Fault("answer", count=None, response=Response.json(body, status)))
     with pytest.raises(kind) as caught:
-        await ask(newest, action="set", ir_cut_filter="night", night_day_shift_level=9)
-    assert updates(newest) == []
+        await ask(new, action="set", ir_cut_filter="night", night_day_shift_level=9)
+    assert updates(new) == []
     assert not isinstance(caught.value, Busy) or code == 1100
 
 
@@ -252,29 +222,29 @@ async def test_without_a_parameter_a_dome_is_told_by_ptz_cgi_and_the_result_says
         assert "ircutfilter=on" in [one.query for one in camera.asked("/axis-cgi/com/ptz.cgi")][-2]
 
 
-async def test_levels_are_kept(camera: Camera, newest: Camera, ask: Ask) -> None:
-    assert (await ask(camera, "viewer")).ir_cut_filter == "auto"
+async def test_levels_are_kept(camera: Camera, new: Camera, ask: Ask) -> None:
+    assert (await ask(camera, user="viewer")).ir_cut_filter == "auto"
     with pytest.raises(Forbidden):
-        await ask(camera, "viewer", action="set", ir_cut_filter="day")
-    assert (await ask(camera, "operator", action="set", ir_cut_filter="day")).outcome == "done"
-    shown = await ask(newest, "viewer")
+        await ask(camera, user="viewer", action="set", ir_cut_filter="day")
+    assert (await ask(camera, user="operator", action="set", ir_cut_filter="day")).outcome == "done"
+    shown = await ask(new, user="viewer")
     assert shown.ir_cut_filter == "auto" and shown.day_night_dwell_time is None, "daynight.cgi is for operators"
     assert shown.notes[0].startswith("daynight.cgi could not be read")
     with pytest.raises(Forbidden):
-        await ask(newest, "viewer", action="set", day_night_dwell_time=9)
+        await ask(new, user="viewer", action="set", day_night_dwell_time=9)
     with pytest.raises(Unauthorized):
-        await ask(newest, "operator", "wrong")
+        await ask(new, user="operator", password="wrong")
 
 
 @pytest.mark.parametrize(
     "kind", ["garbage", "truncate-json", "html", "empty", "both", "neither", "code-as-string", "404"]
 )
-async def test_a_day_night_api_that_answers_wrongly_is_a_clear_error(kind: Any, newest: Camera, ask: Ask) -> None:
-    newest.device.faults.add(DAYNIGHT, Fault(kind, count=None))
+async def test_a_day_night_api_that_answers_wrongly_is_a_clear_error(kind: Any, new: Camera, ask: Ask) -> None:
+    new.device.faults.add(DAYNIGHT, Fault(kind, count=None))
     with pytest.raises(ToolError) as caught:
-        await ask(newest, action="set", ir_cut_filter="night", day_night_dwell_time=9)
+        await ask(new, action="set", ir_cut_filter="night", day_night_dwell_time=9)
     assert str(caught.value) and PASSWORD not in str(caught.value)
-    assert updates(newest) == [], "all is read and checked before anything is written"
+    assert updates(new) == [], "all is read and checked before anything is written"
 
 
 async def test_a_device_without_a_filter_says_so(ask: Ask) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import cameras
+from lab.axis_camera.asking import FAST, Asking
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device
@@ -25,7 +26,6 @@ from tasks.core.errors import (
     Unreachable,
 )
 from tasks.core.redact import MOST_BYTES, json_size
-from tasks.network.vapix import _auth, _camera
 from tasks.network.vapix._fleet import CameraOutcome
 from tasks.network.vapix._wire import (
     NeedsSetup,
@@ -40,26 +40,13 @@ from tasks.network.vapix._wire import (
 from tasks.network.vapix._xml import parse_xml
 from tasks.network.vapix.vapix_device_info import DeviceEntry, DeviceView, vapix_device_info
 
-Perform = Callable[..., Any]
-FAST = ProbePolicy(host_packets_per_second=0, packets_per_second=100_000)
+Info = Callable[..., Awaitable[Any]]
 ALL = [view.value for view in DeviceView]
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_auth, "_refused", {})
-    monkeypatch.setattr(_camera, "_devices", {})
-    monkeypatch.setattr(_camera, "_capabilities", {})
-
-
 @pytest.fixture
-def info(perform: Perform) -> Perform:
-    async def run(*simulated: Any, block: Any = None, policy: ProbePolicy = FAST, **params: Any) -> Any:
-        given = {"targets": [camera.address for camera in simulated], "credentials": "axis/yard", **params}
-        blocks = {"axis/yard": block if block is not None else simulated[0].block() if simulated else None}
-        return await perform(vapix_device_info, given, blocks=blocks, policy=policy)
-
-    return run
+def info(asking: Asking) -> Info:
+    return asking(vapix_device_info, scheme="https", policy=FAST, timeout=15)
 
 
 # --- each generation -----------------------------------------------------------------------------------------------------
@@ -79,7 +66,7 @@ def info(perform: Perform) -> Perform:
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_every_generation_says_the_same_things(
-    info: Perform, profile: str, model: str, api: str, discovery: bool, boot_id: bool, scheme: str
+    info: Info, profile: str, model: str, api: str, discovery: bool, boot_id: bool, scheme: str
 ) -> None:
     with cameras(profile) as [camera]:
         result = await info(camera, block=camera.block(scheme=scheme), views=ALL)
@@ -98,7 +85,7 @@ async def test_every_generation_says_the_same_things(
     assert camera.most_in_flight == 1
 
 
-async def test_what_a_camera_tells_anybody_needs_no_account(info: Perform) -> None:
+async def test_what_a_camera_tells_anybody_needs_no_account(info: Info) -> None:
     with cameras("mid") as [camera]:
         result = await info(camera, credentials=None, port=camera.port, views=["basic", "capabilities", "time"])
     [found] = result.cameras
@@ -108,33 +95,33 @@ async def test_what_a_camera_tells_anybody_needs_no_account(info: Perform) -> No
 
 
 @pytest.mark.parametrize("profile", ["ancient", "old", "9.80"])
-async def test_older_cameras_show_who_has_no_account_their_serial_only(info: Perform, profile: str) -> None:
+async def test_older_cameras_show_who_has_no_account_their_serial_only(info: Info, profile: str) -> None:
     with cameras(profile) as [camera]:
         [found] = (await info(camera, credentials=None, port=camera.port)).cameras
     assert found.serial == camera.device.serial and found.firmware is None
     assert "accounts only" in found.missing["basic"] and "nobody more" in found.detail
 
 
-async def test_views_for_accounts_only_are_refused_without_one(info: Perform) -> None:
+async def test_views_for_accounts_only_are_refused_without_one(info: Info) -> None:
     with pytest.raises(InvalidParameters, match="views temperature need credentials"):
         await info(targets=["127.0.0.1"], credentials=None, views=["temperature"])
 
 
-async def test_a_viewer_gets_what_viewers_may_see(info: Perform) -> None:
+async def test_a_viewer_gets_what_viewers_may_see(info: Info) -> None:
     with cameras("mid") as [camera]:
         [found] = (await info(camera, block=camera.block("viewer"), views=["basic", "account", "temperature"])).cameras
     assert found.outcome is CameraOutcome.DONE and found.basic.name and found.basic.architecture is None
     assert found.account.level == "viewer" and not found.account.ptz
 
 
-async def test_a_clock_that_is_wrong_is_seen(info: Perform) -> None:
+async def test_a_clock_that_is_wrong_is_seen(info: Info) -> None:
     with cameras(Device("mid", clock_offset=-5400)) as [camera]:
         result = await info(camera, views=["time"])
     assert result.cameras[0].time.offset_seconds == pytest.approx(-5400, abs=3)
     assert "time_zone" in result.cameras[0].time.model_dump()
 
 
-async def test_temperatures_heaters_and_fans_are_read(info: Perform) -> None:
+async def test_temperatures_heaters_and_fans_are_read(info: Info) -> None:
     text = (
         "Sensor.S0.Name=Main\nSensor.S0.Celsius=43.50\nSensor.S0.Fahrenheit=110.30\nSensor.S1.Name=Image Sensor\n"
         "Sensor.S1.Celsius=-12.25\nSensor.S2.Name=Broken\nSensor.S2.Celsius=nan\nHeater.H0.Status=Running[40]\n"
@@ -157,7 +144,7 @@ async def test_temperatures_heaters_and_fans_are_read(info: Perform) -> None:
     assert "does not list its temperatures" in garbage.missing["temperature"]
 
 
-async def test_what_a_model_does_not_have_is_noted_and_the_rest_is_kept(info: Perform) -> None:
+async def test_what_a_model_does_not_have_is_noted_and_the_rest_is_kept(info: Info) -> None:
     with cameras("mid") as [camera]:
         camera.device.faults.add("/axis-cgi/apidiscovery.cgi", Fault("404", count=None))
         camera.device.faults.add("/axis-cgi/temperaturecontrol.cgi", Fault("404", count=None, bare=True))
@@ -179,7 +166,7 @@ async def test_what_a_model_does_not_have_is_noted_and_the_rest_is_kept(info: Pe
     ],
 )
 async def test_one_camera_that_fails_is_an_error_with_a_next_step(
-    info: Perform, profile: str, fault: Any, expected: type[ToolError]
+    info: Info, profile: str, fault: Any, expected: type[ToolError]
 ) -> None:
     with cameras(profile) as [camera]:
         if fault:
@@ -188,14 +175,14 @@ async def test_one_camera_that_fails_is_an_error_with_a_next_step(
             await info(camera, timeout=1)
 
 
-async def test_a_camera_that_starts_is_not_ready(info: Perform) -> None:
+async def test_a_camera_that_starts_is_not_ready(info: Info) -> None:
     with cameras("mid") as [camera]:
         camera.device.ready = False
         with pytest.raises(NotReady):
             await info(camera)
 
 
-async def test_a_wrong_password_is_one_attempt_whatever_is_asked(info: Perform) -> None:
+async def test_a_wrong_password_is_one_attempt_whatever_is_asked(info: Info) -> None:
     with cameras("mid") as [camera]:
         for _ in range(3):
             with pytest.raises(Unauthorized) as caught:
@@ -204,7 +191,7 @@ async def test_a_wrong_password_is_one_attempt_whatever_is_asked(info: Perform) 
     assert len([request for request in camera.requests if request.credentials]) == 1
 
 
-async def test_a_port_the_policy_never_touches_is_refused_before_anything_is_sent(info: Perform) -> None:
+async def test_a_port_the_policy_never_touches_is_refused_before_anything_is_sent(info: Info) -> None:
     with cameras("mid") as [camera]:
         policy = ProbePolicy(never_ports=[str(camera.https_port)])
         with pytest.raises(Refused, match="never"):
@@ -214,7 +201,7 @@ async def test_a_port_the_policy_never_touches_is_refused_before_anything_is_sen
     assert camera.requests == []
 
 
-async def test_a_name_that_does_not_resolve_is_not_found(info: Perform) -> None:
+async def test_a_name_that_does_not_resolve_is_not_found(info: Info) -> None:
     with pytest.raises(NotFound):
         await info(targets=["camera.invalid"], credentials=None)
 
@@ -222,7 +209,7 @@ async def test_a_name_that_does_not_resolve_is_not_found(info: Perform) -> None:
 # --- fleets --------------------------------------------------------------------------------------------------------------
 
 
-async def test_one_dead_camera_costs_its_own_entry_and_delays_nobody(info: Perform) -> None:
+async def test_one_dead_camera_costs_its_own_entry_and_delays_nobody(info: Info) -> None:
     with cameras("mid", "new", "mid", "needs-setup", "mid") as fleet:
         fingerprints = [camera.fingerprint for camera in fleet]
         fleet[2].device.faults.add("*", Fault("hang", count=None))
@@ -244,7 +231,7 @@ async def test_one_dead_camera_costs_its_own_entry_and_delays_nobody(info: Perfo
     assert result.reached() and "fingerprint is" in result.cameras[4].detail
 
 
-async def test_what_was_done_before_the_deadline_is_kept(info: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_done_before_the_deadline_is_kept(info: Info, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.network.vapix._fleet.REPORTING_SECONDS", vapix_device_info.spec.timeout - 3.0)
     with cameras("mid", "mid") as fleet:
         fleet[1].device.faults.add("/axis-cgi/usergroup.cgi", Fault("hang", count=None))
@@ -253,7 +240,7 @@ async def test_what_was_done_before_the_deadline_is_kept(info: Perform, monkeypa
     assert result.cameras[1].serial == fleet[1].device.serial  # as far as it came
 
 
-async def test_a_whole_batch_fits_what_the_ledger_keeps(info: Perform) -> None:
+async def test_a_whole_batch_fits_what_the_ledger_keeps(info: Info) -> None:
     with cameras(*["mid"] * 64) as fleet:
         aliases = [camera.address for camera in fleet]
         result = await info(*fleet, block=fleet[0].block(verification="off"), targets=aliases, views=ALL)

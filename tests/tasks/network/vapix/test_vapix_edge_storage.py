@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import DESTROYING, Asking, only
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Fault, Response
@@ -33,7 +34,6 @@ from tasks.network.vapix import vapix_edge_storage as module
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix._xml import parse_xml
 from tasks.network.vapix.vapix_edge_storage import (
-    CameraStorage,
     EdgeStorageResult,
     VapixEdgeStorage,
     vapix_edge_storage,
@@ -46,34 +46,19 @@ MOUNT = "/axis-cgi/disks/mount.cgi"
 ADD = "/axis-cgi/record/continuous/addconfiguration.cgi"
 REMOVE = "/axis-cgi/record/continuous/removeconfiguration.cgi"
 LIST = "/axis-cgi/record/list.cgi"
-OPEN = ProbePolicy(ceiling="destroy", host_packets_per_second=0)
 
 Ask = Callable[..., Awaitable[EdgeStorageResult]]
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
-    """`await ask(camera, action=..., user="viewer")`; several cameras are asked at once."""
-
-    async def run(
-        *asked: Camera, user: str = "root", policy: ProbePolicy = OPEN, scheme: str = "http", **params: Any
-    ) -> EdgeStorageResult:
-        block = asked[0].block(user, scheme=scheme)
-        given = {"targets": [camera.address for camera in asked], "credentials": "axis/test", "timeout": 5, **params}
-        result: EdgeStorageResult = await perform(vapix_edge_storage, given, policy=policy, blocks={"axis/test": block})
-        return result
-
-    return run
+def ask(asking: Asking) -> Ask:
+    """`await ask(camera, action=..., user="operator")`; several cameras are asked at once."""
+    return asking(vapix_edge_storage, policy=DESTROYING)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
-
-
-def only(result: EdgeStorageResult) -> CameraStorage:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
 
 
 def writes(camera: Camera) -> list[str]:
@@ -420,17 +405,15 @@ def test_what_loses_evidence_is_destroy_and_what_starts_it_a_change() -> None:
     assert made(action="unmount", disk="SD_DISK").subject() == "10.0.0.1 SD_DISK"
 
 
-async def test_no_secret_is_in_a_result_or_an_error(ask: Ask, perform: Any) -> None:
+async def test_no_secret_is_in_a_result_or_an_error(ask: Ask) -> None:
     with cameras(Device("mid", accounts=[])) as [camera]:
         camera.device.account("root", "hunter2secret", "admin")
-        block = camera.block("root", "hunter2secret")
-        params = {"targets": [camera.address], "credentials": "axis/test"}
-        result = await perform(vapix_edge_storage, params, policy=OPEN, blocks={"axis/test": block})
+        result = await ask(camera, password="hunter2secret", scheme="https")
         assert "hunter2secret" not in result.model_dump_json()
         camera.device.faults.add(DISKS, Fault("answer", response=Response.xml(
             '<root><disks result="ERROR" errormsg="you sent hunter2secret"/></root>')))  # fmt: skip
         with pytest.raises(ToolError) as caught:
-            await perform(vapix_edge_storage, params, policy=OPEN, blocks={"axis/test": block})
+            await ask(camera, password="hunter2secret", scheme="https")
     assert "hunter2secret" not in str(caught.value)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -13,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import DESTROYING, UNHURRIED, Asking, only
 
-from blocks.axis import AxisCredentials
-from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Fault
 from deployments.demo.axis_camera import _api_services as simulated
 from deployments.demo.axis_camera._event_filters import FilterProblem, content_test, topic_test
@@ -38,15 +36,12 @@ from tasks.network.vapix._events import content_filter
 from tasks.network.vapix._fleet import CameraOutcome
 from tasks.network.vapix._xml import envelope, parse_xml
 from tasks.network.vapix.vapix_event_services import (
-    CameraRules,
     VapixEventServices,
     VapixEventServicesResult,
     vapix_event_services,
 )
 
 Ask = Callable[..., Awaitable[VapixEventServicesResult]]
-UNHURRIED = ProbePolicy(host_packets_per_second=0)
-DESTROYING = ProbePolicy(host_packets_per_second=0, ceiling="destroy")
 SERVICES = "/vapix/services"
 PULSE = {
     "action": "create_rule",
@@ -58,37 +53,9 @@ PULSE = {
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
+def ask(asking: Asking) -> Ask:
     """Ask a camera: `await ask(camera, action="rules")`; a change gets the approval it needs unless `confirm` is given."""
-
-    async def run(
-        camera: Camera | list[Camera],
-        *,
-        block: AxisCredentials | None = None,
-        policy: ProbePolicy = DESTROYING,
-        **params: Any,
-    ) -> VapixEventServicesResult:
-        found = camera if isinstance(camera, list) else [camera]
-        given = {"targets": [one.address for one in found], "credentials": "axis/test", "timeout": 5, **params}
-        with contextlib.suppress(ValueError):
-            given.setdefault("confirm", VapixEventServices.model_validate(given).subject() or None)
-        blocks = {"axis/test": block or found[0].block(scheme="http")}
-        result: VapixEventServicesResult = await perform(vapix_event_services, given, policy=policy, blocks=blocks)
-        return result
-
-    return run
-
-
-@pytest.fixture
-def mid() -> Iterator[Camera]:
-    with cameras("mid") as [camera]:
-        yield camera
-        assert not camera.device.errors
-
-
-def only(result: VapixEventServicesResult) -> CameraRules:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
+    return asking(vapix_event_services, policy=DESTROYING, approving=True)
 
 
 def kept(camera: Camera) -> simulated.Services:
@@ -191,8 +158,7 @@ async def test_names_of_hostile_installers_are_shown_harmless(ask: Ask, mid: Cam
 
 async def test_many_cameras_are_listed_at_once_and_the_result_stays_small(ask: Ask) -> None:
     with cameras(*["mid"] * 16) as found:
-        block = found[0].block(scheme="http")
-        result = await ask(found, block=block, action="events")
+        result = await ask(*found, action="events")
         assert {camera.outcome for camera in result.cameras} == {CameraOutcome.DONE}
         assert len(result.model_dump_json()) <= 64 << 10 and result.left_out and result.report is not None
         assert all(camera.listed >= 19 for camera in result.cameras), "how many there are is said all the same"
@@ -547,14 +513,14 @@ def test_changes_are_destroy_and_lists_are_not() -> None:
 @pytest.mark.parametrize("account", ["viewer", "operator"])
 async def test_an_account_below_administrator_is_told_so(ask: Ask, mid: Camera, account: str) -> None:
     with pytest.raises(Forbidden, match="higher level"):
-        await ask(mid, block=mid.block(account, scheme="http"))
+        await ask(mid, user=account)
 
 
 @pytest.mark.parametrize("way", ["401", "403"])
 async def test_a_wrong_password_is_no_level(ask: Ask, mid: Camera, way: Any) -> None:
     mid.device.insufficient = way
     with pytest.raises(Unauthorized) as refused:
-        await ask(mid, block=mid.block("root", "wrong", scheme="http"))
+        await ask(mid, password="wrong")
     assert not isinstance(refused.value, Forbidden)
     assert sum(one.credentials is not None for one in mid.requests) == 1
 
@@ -617,7 +583,7 @@ async def test_a_fault_says_what_to_do_about_it(ask: Ask, mid: Camera, monkeypat
 async def test_one_broken_camera_costs_the_others_nothing(ask: Ask) -> None:
     with cameras("mid", "new", "ptz") as found:
         found[1].device.faults.add(SERVICES, Fault("garbage", count=None))
-        result = await ask(found, block=found[0].block(scheme="http"))
+        result = await ask(*found)
         outcomes = [camera.outcome for camera in result.cameras]
         assert outcomes[0] == outcomes[2] == CameraOutcome.DONE != outcomes[1]
 

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import Asking, only
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from blocks.axis import AxisCredentials
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Fault
@@ -67,7 +67,6 @@ from tasks.network.vapix._rtsp_events import (
 )
 from tasks.network.vapix._websocket import Reply, read_frame
 from tasks.network.vapix.vapix_event_streaming import (
-    CameraEvents,
     VapixEventStreaming,
     VapixEventStreamingResult,
     vapix_event_streaming,
@@ -77,56 +76,17 @@ Listen = Callable[..., Awaitable[VapixEventStreamingResult]]
 PORT = "tns1:Device/tnsaxis:IO/Port"
 INPUTS = "tns1:Device/tnsaxis:IO/VirtualInput"
 READY = "tns1:Device/tnsaxis:Status/SystemReady"
-UNHURRIED = ProbePolicy(host_packets_per_second=0)
 
 
 @pytest.fixture
-def listen(perform: Any) -> Listen:
+def listen(asking: Asking) -> Listen:
     """Listen to cameras: `await listen([camera], topics=[...])`, over HTTP unless the block says otherwise."""
+    ask = asking(vapix_event_streaming, timeout=3, topics=[PORT], seconds=1)
 
-    async def run(
-        found: list[Camera],
-        *,
-        block: AxisCredentials | None = None,
-        policy: ProbePolicy = UNHURRIED,
-        store: CaptureStore | None = None,
-        **params: Any,
-    ) -> VapixEventStreamingResult:
-        given = {
-            "targets": [camera.address for camera in found],
-            "credentials": "axis/test",
-            "topics": [PORT],
-            "seconds": 1,
-            "timeout": 3,
-            "rtsp_port": found[0].rtsp_port,
-            **params,
-        }
-        blocks = {"axis/test": block or found[0].block(scheme="http")}
-        result: VapixEventStreamingResult = await perform(
-            vapix_event_streaming, given, policy=policy, blocks=blocks, store=store
-        )
-        return result
+    async def run(found: list[Camera], **params: Any) -> Any:
+        return await ask(*found, **{"rtsp_port": found[0].rtsp_port, **params})
 
     return run
-
-
-@pytest.fixture
-def mid() -> Iterator[Camera]:
-    with cameras("mid") as [camera]:
-        yield camera
-        assert not camera.device.errors
-
-
-@pytest.fixture
-def ancient() -> Iterator[Camera]:
-    with cameras("ancient") as [camera]:
-        yield camera
-        assert not camera.device.errors
-
-
-def only(result: VapixEventStreamingResult) -> CameraEvents:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
 
 
 def press(camera: Camera, number: int, state: int | bool) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import ACCOUNTS, PASSWORD, Camera, cameras
+from lab.axis_camera.asking import DESTROYING, Asking, only, updates, values
 
-from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Fault, find_profile, self_signed
 from deployments.demo.axis_camera._api_media import Media
 from tasks.core.errors import (
@@ -30,7 +30,7 @@ from tasks.core.models import Safety
 from tasks.network.vapix._imaging_change import Change, check_value, judged, same, switch_literal
 from tasks.network.vapix._imaging_settings import PLACES, found
 from tasks.network.vapix._wire import Definition, Nonsense
-from tasks.network.vapix.vapix_imaging import Imaging, VapixImaging, VapixImagingResult, vapix_imaging
+from tasks.network.vapix.vapix_imaging import Imaging, VapixImaging, vapix_imaging
 
 PARAM = "/axis-cgi/param.cgi"
 SENSOR = "ImageSource.I0.Sensor"
@@ -38,34 +38,16 @@ Ask = Callable[..., Awaitable[Imaging]]
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
-    async def run(
-        *on: Camera, account: str = "root", password: str = PASSWORD, ceiling: str = "change", **params: Any
-    ) -> Imaging:
-        policy = ProbePolicy(host_packets_per_second=0, ceiling=ceiling)  # type: ignore[arg-type]
-        asked = {"targets": [one.address for one in on], "credentials": "axis/test", "timeout": 3, **params}
-        blocks = {"axis/test": on[0].block(account, password)}
-        result: VapixImagingResult = await perform(vapix_imaging, asked, policy=policy, blocks=blocks)
+def ask(asking: Asking) -> Ask:
+    """Ask cameras: of one its entry, of several the whole result."""
+    ask_all = asking(vapix_imaging, scheme="https", timeout=3)
+
+    async def run(*on: Camera, **params: Any) -> Any:
+        result = await ask_all(*on, **params)
         assert PASSWORD not in result.model_dump_json().replace("bypass", "")
-        return result.cameras[0] if len(on) == 1 else result  # type: ignore[return-value]
+        return only(result) if len(on) == 1 else result
 
     return run
-
-
-@pytest.fixture
-def camera() -> Iterator[Camera]:
-    with cameras("mid") as [one]:
-        yield one
-        assert one.device.errors == []
-
-
-def updates(camera: Camera) -> list[str]:
-    """The writes a camera got, as they were sent."""
-    return [one.body.decode() for one in camera.requests if one.path == PARAM and b"action=update" in one.body]
-
-
-def values(entry: Imaging) -> dict[str, tuple[Any, Any]]:
-    return {change.setting: (change.before, change.after) for change in entry.changes}
 
 
 @pytest.mark.parametrize("profile", ["ancient", "old", "9.80", "mid", "new", "ptz"])
@@ -181,16 +163,16 @@ async def test_nothing_is_written_when_it_is_so_already(camera: Camera, ask: Ask
 
 
 async def test_a_viewer_reads_but_cannot_change(camera: Camera, ask: Ask) -> None:
-    assert (await ask(camera, account="viewer")).settings
+    assert (await ask(camera, user="viewer")).settings
     with pytest.raises(Forbidden):
-        await ask(camera, account="viewer", action="set", brightness=60)
+        await ask(camera, user="viewer", action="set", brightness=60)
     assert camera.device.params.get(f"{SENSOR}.Brightness") == "50"
 
 
 async def test_a_viewer_of_an_old_camera_is_told_why_there_are_no_settings(ask: Ask) -> None:
     with cameras("ancient") as [camera]:  # noqa: SIM117
         with pytest.raises(Unsupported, match="account is viewer: old cameras show settings to operators only"):
-            await ask(camera, account="viewer", action="set", brightness=60)
+            await ask(camera, user="viewer", action="set", brightness=60)
 
 
 async def test_a_wrong_password_is_tried_once(camera: Camera, ask: Ask) -> None:
@@ -298,9 +280,9 @@ async def test_taking_the_picture_away_is_destruction_and_needs_approval(protect
     with pytest.raises(Refused, match="destroy"):
         await ask(protected, **closing, confirm=f"{protected.address} sensor_protector")
     with pytest.raises(Refused, match=f"{protected.address} sensor_protector"):
-        await ask(protected, ceiling="destroy", **closing, confirm=protected.address)
+        await ask(protected, policy=DESTROYING, **closing, confirm=protected.address)
     assert not protected.requests, "refused before anything was sent"
-    entry = await ask(protected, ceiling="destroy", **closing, confirm=f"{protected.address} sensor_protector")
+    entry = await ask(protected, policy=DESTROYING, **closing, confirm=f"{protected.address} sensor_protector")
     assert values(entry) == {"sensor_protector": ("open", "close")} and protected.device.slot(Media).black
     assert values(await ask(protected, action="set", sensor_protector="open")) == {
         "sensor_protector": ("close", "open")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import ACCOUNTS, PASSWORD, Camera, cameras
+from lab.axis_camera.asking import Asking, values
 
-from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Event, Fault, Response, find_profile
 from deployments.demo.axis_camera._api_io import Terminals
 from tasks.core.errors import (
@@ -40,7 +40,7 @@ from tasks.network.vapix._io_port_apis import (
     pick,
 )
 from tasks.network.vapix._wire import Nonsense
-from tasks.network.vapix.vapix_io_ports import IoPorts, VapixIoPorts, VapixIoPortsResult, vapix_io_ports
+from tasks.network.vapix.vapix_io_ports import IoPorts, VapixIoPorts, vapix_io_ports
 
 MANAGEMENT = "/axis-cgi/io/portmanagement.cgi"
 PORT_CGI = "/axis-cgi/io/port.cgi"
@@ -51,37 +51,14 @@ every_generation = pytest.mark.parametrize(("profile", "api", "output"), GENERAT
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
-    async def run(on: Camera, account: str = "root", password: str = PASSWORD, **params: Any) -> IoPorts:
-        if params.get("action", "list") not in ("list", "read"):
-            params = {"confirm": on.address, **params}
-        asked = {"targets": [on.address], "credentials": "axis/test", "timeout": 5, **params}
-        result: VapixIoPortsResult = await perform(
-            vapix_io_ports,
-            asked,
-            policy=ProbePolicy(host_packets_per_second=0),
-            blocks={"axis/test": on.block(account, password)},
-        )
-        assert result.headline().startswith(on.address)
-        return result.cameras[0]
-
-    return run
+def ask(asking_one: Asking) -> Ask:
+    return asking_one(vapix_io_ports, scheme="https", approving=True)
 
 
 @pytest.fixture
-def camera() -> Iterator[Camera]:
+def camera(ptz: Camera) -> Camera:
     """A camera with portmanagement.cgi: two configurable ports, two outputs."""
-    with cameras("ptz") as [one]:
-        yield one
-        assert one.device.errors == []
-
-
-@pytest.fixture
-def old() -> Iterator[Camera]:
-    """A camera with port.cgi only."""
-    with cameras("ancient") as [one]:
-        yield one
-        assert one.device.errors == []
+    return ptz
 
 
 def terminals(camera: Camera) -> Terminals:
@@ -91,10 +68,6 @@ def terminals(camera: Camera) -> Terminals:
 def one(entry: IoPorts) -> Port:
     (port,) = entry.ports
     return port
-
-
-def values(entry: IoPorts) -> dict[str, tuple[Any, Any]]:
-    return {change.setting: (change.before, change.after) for change in entry.changes}
 
 
 def acts(camera: Camera) -> list[Any]:
@@ -142,8 +115,8 @@ async def test_an_input_that_rests_closed_is_active_when_it_opens(
         assert (port.state, port.normal_state, port.active) == ("open", "closed", True)
 
 
-async def test_a_port_that_is_not_there_is_named_with_those_that_are(camera: Camera, old: Camera, ask: Ask) -> None:
-    for each in (camera, old):
+async def test_a_port_that_is_not_there_is_named_with_those_that_are(camera: Camera, ancient: Camera, ask: Ask) -> None:
+    for each in (camera, ancient):
         with pytest.raises(NotFound, match=r"no port 7 here; there are: 0 \(input\), 1 \(input\), 2 \(output\)"):
             await ask(each, action="read", only=[0, 7])
 
@@ -181,14 +154,14 @@ async def test_an_output_is_made_active_and_inactive_whatever_its_normal_state(
         assert told == [(str(output), "1"), (str(output), "0")]
 
 
-async def test_both_apis_show_one_circuit(old: Camera, ask: Ask) -> None:
-    await ask(old, action="set", io_port=3, state="active")
-    assert unquote(acts(old)[-1].query) == "action=4:/", "ports of port.cgi begin with 1"
-    assert terminals(old).circuits[3] == "closed"
+async def test_both_apis_show_one_circuit(ancient: Camera, ask: Ask) -> None:
+    await ask(ancient, action="set", io_port=3, state="active")
+    assert unquote(acts(ancient)[-1].query) == "action=4:/", "ports of port.cgi begin with 1"
+    assert terminals(ancient).circuits[3] == "closed"
 
 
-async def test_inputs_are_not_switched(camera: Camera, old: Camera, ask: Ask) -> None:
-    for each in (camera, old):
+async def test_inputs_are_not_switched(camera: Camera, ancient: Camera, ask: Ask) -> None:
+    for each in (camera, ancient):
         for action in ({"action": "set", "state": "active"}, {"action": "pulse", "seconds": 1}):
             with pytest.raises(Rejected, match="Port 0 is an input: only outputs are switched"):
                 await ask(each, io_port=0, **action)
@@ -267,15 +240,15 @@ async def test_a_long_pulse_is_not_waited_for(camera: Camera, ask: Ask) -> None:
         await ask(camera, action="set", io_port=3, state="inactive")
 
 
-async def test_a_pulse_whose_answer_is_lost_is_not_sent_again(camera: Camera, old: Camera, ask: Ask) -> None:
+async def test_a_pulse_whose_answer_is_lost_is_not_sent_again(camera: Camera, ancient: Camera, ask: Ask) -> None:
     camera.device.faults.add(MANAGEMENT, Fault("close", effect=True, method="setStateSequence"))
     with pytest.raises(Unanswered) as caught:
         await ask(camera, action="pulse", io_port=2, seconds=0.5)
     assert not caught.value.retryable and len(acts(camera)) == 1
-    old.device.faults.add(PORT_CGI, Fault("close", effect=True, skip=1))
+    ancient.device.faults.add(PORT_CGI, Fault("close", effect=True, skip=1))
     with pytest.raises(Unanswered):
-        await ask(old, action="pulse", io_port=2, seconds=0.5)
-    assert len(acts(old)) == 1
+        await ask(ancient, action="pulse", io_port=2, seconds=0.5)
+    assert len(acts(ancient)) == 1
 
 
 async def test_a_pulse_that_does_not_happen_is_found_out(camera: Camera, ask: Ask) -> None:
@@ -409,16 +382,16 @@ async def test_reading_needs_no_approval() -> None:
 
 
 async def test_levels_are_kept(camera: Camera, ask: Ask) -> None:
-    assert (await ask(camera, "viewer")).ports
+    assert (await ask(camera, user="viewer")).ports
     with pytest.raises(Forbidden):
-        await ask(camera, "viewer", action="set", io_port=2, state="active")
+        await ask(camera, user="viewer", action="set", io_port=2, state="active")
     camera.device.insufficient = "json"
     with pytest.raises(Forbidden):
-        await ask(camera, "viewer", action="set", io_port=2, state="active")
+        await ask(camera, user="viewer", action="set", io_port=2, state="active")
     assert not terminals(camera).active(2)
     with pytest.raises(Unauthorized):
-        await ask(camera, "operator", "wrong")
-    assert one(await ask(camera, "operator", action="set", io_port=2, state="active")).active
+        await ask(camera, user="operator", password="wrong")
+    assert one(await ask(camera, user="operator", action="set", io_port=2, state="active")).active
 
 
 @pytest.mark.parametrize(
@@ -433,15 +406,15 @@ async def test_a_camera_that_answers_wrongly_is_not_acted_upon(kind: Any, camera
 
 
 @pytest.mark.parametrize("kind", ["garbage", "html", "error-text", "404", "503"])
-async def test_an_old_camera_that_answers_wrongly_is_not_acted_upon(kind: Any, old: Camera, ask: Ask) -> None:
-    old.device.faults.add(PORT_CGI, Fault(kind, count=1))
+async def test_an_old_camera_that_answers_wrongly_is_not_acted_upon(kind: Any, ancient: Camera, ask: Ask) -> None:
+    ancient.device.faults.add(PORT_CGI, Fault(kind, count=1))
     try:
-        entry = await ask(old, action="set", io_port=2, state="open")
+        entry = await ask(ancient, action="set", io_port=2, state="open")
     except ToolError:
-        assert not acts(old)
+        assert not acts(ancient)
     else:
         # Without the check the state is unknown, what the port is comes from the parameters all the same.
-        assert entry.changes[0].before is None and not terminals(old).active(2)
+        assert entry.changes[0].before is None and not terminals(ancient).active(2)
 
 
 async def test_hostile_names_are_shown_cut_and_without_control_characters(camera: Camera, ask: Ask) -> None:

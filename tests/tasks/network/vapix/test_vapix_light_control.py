@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import PASSWORD, Camera, cameras
+from lab.axis_camera.asking import Asking, values
 
-from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Event, Fault, Response
 from deployments.demo.axis_camera._api_daynight import Sight
 from deployments.demo.axis_camera._api_lights import Lamp, Lamps
@@ -39,7 +39,6 @@ from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix.vapix_light_control import (
     LightControl,
     VapixLightControl,
-    VapixLightControlResult,
     vapix_light_control,
 )
 
@@ -50,39 +49,18 @@ Ask = Callable[..., Awaitable[LightControl]]
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
-    async def run(on: Camera, account: str = "root", password: str = PASSWORD, **params: Any) -> LightControl:
-        if params.get("action", "list") in SWITCHING:
+def ask(asking_one: Asking) -> Ask:
+    """Ask one camera; its first light is meant, and what switches it is approved, unless said otherwise."""
+    ask_one = asking_one(vapix_light_control, scheme="https")
+
+    async def run(on: Camera, **params: Any) -> Any:
+        if params.get("action") in SWITCHING:
             params = {"confirm": on.address, **params}
         if params.get("action", "list") != "list":
             params = {"light": "led0", **params}
-        asked = {"targets": [on.address], "credentials": "axis/test", "timeout": 5, **params}
-        result: VapixLightControlResult = await perform(
-            vapix_light_control,
-            asked,
-            policy=ProbePolicy(host_packets_per_second=0),
-            blocks={"axis/test": on.block(account, password)},
-        )
-        assert result.headline().startswith(on.address)
-        return result.cameras[0]
+        return await ask_one(on, **params)
 
     return run
-
-
-@pytest.fixture
-def camera() -> Iterator[Camera]:
-    """A fixed dome with one infrared light."""
-    with cameras("mid") as [one]:
-        yield one
-        assert one.device.errors == []
-
-
-@pytest.fixture
-def ptz() -> Iterator[Camera]:
-    """A PTZ camera with an infrared light of two wavelengths, and a white one."""
-    with cameras("ptz") as [one]:
-        yield one
-        assert one.device.errors == []
 
 
 def lamp(camera: Camera, name: str = "led0") -> Lamp:
@@ -91,10 +69,6 @@ def lamp(camera: Camera, name: str = "led0") -> Lamp:
 
 def dark(camera: Camera) -> None:
     camera.device.slot(Sight).light(0)
-
-
-def values(entry: LightControl) -> dict[str, tuple[Any, Any]]:
-    return {change.setting: (change.before, change.after) for change in entry.changes}
 
 
 def told(camera: Camera) -> list[str | None]:
@@ -318,10 +292,10 @@ async def test_reading_takes_an_operator_too(camera: Camera, ask: Ask) -> None:
     for answer in ("401", "403", "json"):
         camera.device.insufficient = answer  # type: ignore[assignment]
         with pytest.raises(Forbidden):
-            await ask(camera, "viewer")
+            await ask(camera, user="viewer")
     with pytest.raises(Unauthorized):
-        await ask(camera, "operator", "wrong")
-    assert (await ask(camera, "operator")).lights
+        await ask(camera, user="operator", password="wrong")
+    assert (await ask(camera, user="operator")).lights
 
 
 async def test_a_lost_answer_is_not_sent_twice(camera: Camera, ask: Ask) -> None:

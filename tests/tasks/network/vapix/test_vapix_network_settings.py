@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import DESTROYING, UNHURRIED, Asking, only
 from lab.network import AXIS, DELL, Lab, Served, needs_lab
 
 from blocks.axis import AxisCredentials
@@ -65,53 +66,20 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mid() -> Iterator[Camera]:
-    with cameras("mid") as [camera]:
-        yield camera
-
-
-@pytest.fixture
-def ask(perform: Any) -> Ask:
+def ask(asking: Asking) -> Ask:
     """Ask one camera or several; a change is approved unless `confirm` says otherwise."""
+    ask_all = asking(vapix_network_settings, policy=DESTROYING, approving=True)
 
-    async def run(
-        *cams: Camera,
-        user: str = "root",
-        password: str = "pass",
-        scheme: str = "http",
-        policy: ProbePolicy | None = None,
-        confirm: str | None = "",
-        **params: Any,
-    ) -> NetworkSettingsResult:
-        given = {"targets": [camera.address for camera in cams], "credentials": "axis/test", "timeout": 5, **params}
+    async def run(*cams: Camera, **params: Any) -> Any:
         if "action" in params:
-            given.setdefault("verify_seconds", 5)
-            given["confirm"] = subject(given) if confirm == "" else confirm
-        blocks = {"axis/test": cams[0].block(user, password, scheme=scheme)}
-        result: NetworkSettingsResult = await perform(
-            vapix_network_settings, given, policy=policy or unhurried(), blocks=blocks
-        )
-        for camera in cams:
-            assert not camera.device.errors
-        return result
+            params.setdefault("verify_seconds", 5)
+        return await ask_all(*cams, **params)
 
     return run
 
 
 def unhurried(**fields: Any) -> ProbePolicy:
     return ProbePolicy(**{"host_packets_per_second": 0, "ceiling": "destroy", **fields})
-
-
-def subject(given: dict[str, Any]) -> str | None:
-    try:
-        return VapixNetworkSettings.model_validate(given).subject()
-    except ValueError:
-        return None
-
-
-def only(result: NetworkSettingsResult) -> CameraNetwork:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
 
 
 def state(camera: Camera) -> NetworkState:
@@ -456,14 +424,13 @@ async def test_without_the_exact_approval_nothing_is_sent(ask: Ask, mid: Camera,
 
 
 async def test_the_default_ceiling_refuses_every_change(ask: Ask, mid: Camera) -> None:
-    policy = unhurried(ceiling="change")
     for params in (
         {"action": "set_ipv4", "address": free_address()},
         {"action": "set_hostname", "hostname": "x"},
         {"action": "set_dns", "servers": ["192.0.2.53"]},
     ):
         with pytest.raises(Refused, match="ceiling"):
-            await ask(mid, policy=policy, **params)
+            await ask(mid, policy=UNHURRIED, **params)
     assert mid.requests == []
     base = {"targets": ["10.0.0.5"], "credentials": "axis/yard"}
     assert VapixNetworkSettings.model_validate(base).safety() is None
@@ -475,7 +442,7 @@ async def test_a_new_address_that_policy_does_not_allow_is_refused_before_anythi
     ask: Ask, mid: Camera
 ) -> None:
     for address, policy in (
-        ("10.99.0.5", unhurried()),
+        ("10.99.0.5", DESTROYING),
         ("127.77.0.5", unhurried(exclude=[{"target": "127.77.0.0/24", "reason": "the clinic"}])),
     ):
         with pytest.raises(Refused, match=address):
@@ -763,15 +730,12 @@ async def yard(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Device:
 
 
 @pytest.fixture
-def ask_yard(perform: Any, lab: Lab, yard: Device) -> Callable[..., Awaitable[CameraNetwork]]:
+def ask_yard(ask: Ask, lab: Lab, yard: Device) -> Callable[..., Awaitable[CameraNetwork]]:
     async def run(address: str, **params: Any) -> CameraNetwork:
-        target = lab.hosts["yard"].address
-        given = {"targets": [target], "credentials": "axis/yard", "action": "set_ipv4", "address": address}
-        given |= {"verify_seconds": 10, "timeout": 5, **params}
-        given["confirm"] = subject(given)
         block = AxisCredentials(username="root", password="pass", scheme="http")  # type: ignore[arg-type]
         policy = unhurried(allow=["10.0.0.0/8"])
-        result = await perform(vapix_network_settings, given, policy=policy, blocks={"axis/yard": block})
+        given = {"action": "set_ipv4", "address": address, "verify_seconds": 10, **params}
+        result = await ask(targets=[lab.hosts["yard"].address], block=block, policy=policy, **given)
         assert not yard.errors
         return only(result)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import Asking, only
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Fault, Response
@@ -33,7 +34,7 @@ from tasks.network.vapix import _overlays as overlays
 from tasks.network.vapix._fleet import CameraOutcome
 from tasks.network.vapix._overlays_layer import LegacyLayer
 from tasks.network.vapix._wire import Nonsense
-from tasks.network.vapix.vapix_overlay import CameraOverlays, OverlayResult, VapixOverlay, vapix_overlay
+from tasks.network.vapix.vapix_overlay import OverlayResult, VapixOverlay, vapix_overlay
 
 Ask = Callable[..., Awaitable[OverlayResult]]
 CGI = "/axis-cgi/dynamicoverlay/dynamicoverlay.cgi"
@@ -43,38 +44,9 @@ LOGO = "/etc/overlays/logo.png"
 
 
 @pytest.fixture
-def mid() -> Iterator[Camera]:
-    with cameras("mid") as [camera]:
-        yield camera
-
-
-@pytest.fixture
-def old() -> Iterator[Camera]:
-    with cameras("old") as [camera]:
-        yield camera
-
-
-@pytest.fixture
-def ask(perform: Any) -> Ask:
-    """Ask one camera or several: `await ask(camera, action="add_text", text="...")`."""
-
-    async def run(
-        *cams: Camera, user: str = "operator", password: str = "pass", ceiling: str = "change", **params: Any
-    ) -> OverlayResult:
-        given = {"targets": [camera.address for camera in cams], "credentials": "axis/test", "timeout": 5, **params}
-        policy = ProbePolicy.model_validate({"host_packets_per_second": 0, "ceiling": ceiling})
-        blocks = {"axis/test": cams[0].block(user, password, scheme="http")}
-        result: OverlayResult = await perform(vapix_overlay, given, policy=policy, blocks=blocks)
-        for camera in cams:
-            assert not camera.device.errors
-        return result
-
-    return run
-
-
-def only(result: OverlayResult) -> CameraOverlays:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
+def ask(asking: Asking) -> Ask:
+    """Ask one camera or several: `await ask(camera, action="add_text", ...)`."""
+    return asking(vapix_overlay, user="operator")
 
 
 def held(camera: Camera) -> Overlays:
@@ -349,10 +321,11 @@ async def test_a_wrong_password_is_tried_once_and_never_shown(ask: Ask, mid: Cam
 
 
 async def test_changes_are_refused_below_their_level(ask: Ask, mid: Camera) -> None:
+    probing = ProbePolicy(ceiling="probe", host_packets_per_second=0)
     with pytest.raises(Refused, match="ceiling"):
-        await ask(mid, action="add_text", text="x", ceiling="probe")
+        await ask(mid, action="add_text", text="x", policy=probing)
     assert mid.requests == []
-    assert only(await ask(mid, ceiling="probe")).overlays == []
+    assert only(await ask(mid, policy=probing)).overlays == []
     given = {"targets": ["10.0.0.5"], "credentials": "axis/yard", "action": "remove", "expect": "x"}
     assert VapixOverlay.model_validate(given).safety() is Safety.CHANGE
 

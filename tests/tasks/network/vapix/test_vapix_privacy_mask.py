@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import DESTROYING, Asking, only
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Fault, Response
@@ -32,7 +33,6 @@ from tasks.network.vapix import _masks as masks
 from tasks.network.vapix._masks import Corner, Mask
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix.vapix_privacy_mask import (
-    CameraMasks,
     PrivacyMaskResult,
     VapixPrivacyMask,
     vapix_privacy_mask,
@@ -40,30 +40,15 @@ from tasks.network.vapix.vapix_privacy_mask import (
 
 PATH = "/axis-cgi/privacymask.cgi"
 PARAM = "/axis-cgi/param.cgi"
-OPEN = ProbePolicy(ceiling="destroy", host_packets_per_second=0)
 WINDOW = [Corner(x=100, y=100), Corner(x=400, y=100), Corner(x=400, y=300), Corner(x=100, y=300)]
 
 Ask = Callable[..., Awaitable[PrivacyMaskResult]]
 
 
 @pytest.fixture
-def ask(perform: Any) -> Ask:
+def ask(asking: Asking) -> Ask:
     """`await ask(camera, action=..., user="operator")`; several cameras are asked at once."""
-
-    async def run(
-        *asked: Camera, user: str = "root", policy: ProbePolicy = OPEN, scheme: str = "http", **params: Any
-    ) -> PrivacyMaskResult:
-        given = {"targets": [camera.address for camera in asked], "credentials": "axis/test", "timeout": 5, **params}
-        blocks = {"axis/test": asked[0].block(user, scheme=scheme)}
-        result: PrivacyMaskResult = await perform(vapix_privacy_mask, given, policy=policy, blocks=blocks)
-        return result
-
-    return run
-
-
-def only(result: PrivacyMaskResult) -> CameraMasks:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
+    return asking(vapix_privacy_mask, policy=DESTROYING)
 
 
 def names(found: list[Mask] | None) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.axis_camera import ACCOUNTS, Camera, cameras
+from lab.axis_camera.asking import Asking, only
 from pydantic import ValidationError
 
+from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Fault, Response
 from deployments.demo.axis_camera._api_ptz import PTZ_CGI, QUEUE_CGI, head_of, watch
 from deployments.demo.axis_camera._ptz_head import Axis, Head
@@ -45,6 +47,7 @@ from tasks.network.vapix.vapix_ptz_control import (
     vapix_ptz_control,
 )
 
+Ask = Callable[..., Awaitable[VapixPtzControlResult]]
 Use = Callable[..., Awaitable[PtzCamera]]
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -60,35 +63,32 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def camera() -> Iterator[Camera]:
-    with cameras("ptz") as [one]:
-        yield one
-        assert one.device.errors == []
+def camera(ptz: Camera) -> Camera:
+    """A camera with a head."""
+    return ptz
 
 
 @pytest.fixture
-def use(perform: Any, camera: Camera) -> Use:
-    """Use the tool on that camera, with approval unless told otherwise."""
+def ask(asking: Asking) -> Ask:
+    """Ask several cameras, or one without approval; the pace is the default policy's."""
+    return asking(vapix_ptz_control, timeout=2, policy=ProbePolicy())
 
-    async def run(
-        action: str, *, on: Camera = camera, account: str = "root", scheme: str = "https", **params: Any
-    ) -> PtzCamera:
-        given = {"targets": [on.address], "credentials": "axis/test", "action": action, "timeout": 2, **params}
-        if VapixPtzControl(**given).approval():
-            given.setdefault("confirm", on.address)
-        blocks = {"axis/test": on.block(account, scheme=scheme)}
-        result: VapixPtzControlResult = await perform(vapix_ptz_control, given, policy=ceiling(), blocks=blocks)
-        assert len(result.cameras) == 1 and "pass" not in result.model_dump_json().replace("passphrase", "")
+
+@pytest.fixture
+def use(ask: Ask, camera: Camera) -> Use:
+    """Use the tool on that camera, with approval unless told otherwise."""
+    policy = ProbePolicy(ceiling="destroy")
+
+    async def run(action: str, *, on: Camera = camera, user: str = "root", scheme: str = "https", **params: Any) -> Any:
+        params |= {"action": action}
+        if VapixPtzControl(targets=[on.address], credentials="axis/test", **params).approval():
+            params.setdefault("confirm", on.address)
+        result = await ask(on, user=user, scheme=scheme, policy=policy, **params)
+        assert "pass" not in result.model_dump_json().replace("passphrase", "")
         assert result.headline().startswith(on.address)
-        return result.cameras[0]
+        return only(result)
 
     return run
-
-
-def ceiling() -> Any:
-    from blocks.policy import ProbePolicy
-
-    return ProbePolicy(ceiling="destroy")
 
 
 def commands(camera: Camera) -> list[str]:
@@ -137,21 +137,18 @@ async def test_a_fixed_camera_with_digital_ptz_switched_off_says_which_parameter
         assert commands(fixed) == []
 
 
-async def test_reading_takes_many_and_one_that_is_dead_costs_its_own_entry(perform: Any) -> None:
+async def test_reading_takes_many_and_one_that_is_dead_costs_its_own_entry(ask: Ask) -> None:
     with cameras("ptz", "ptz", "mid") as [good, dead, fixed]:
         dead.device.refuse()
-        blocks = {"axis/test": good.block(scheme="http")}
-        targets = [good.address, dead.address, fixed.address]
-        given = {"targets": targets, "credentials": "axis/test", "action": "position", "timeout": 2}
-        result = await perform(vapix_ptz_control, given, blocks=blocks)
+        result = await ask(good, dead, fixed, action="position")
         assert [one.outcome for one in result.cameras] == ["done", "unreachable", "rejected"]
         assert result.cameras[0].position.pan == 0 and result.reached()
 
 
 async def test_a_viewer_without_the_ptz_right_is_told_so(use: Use) -> None:
     with pytest.raises(Forbidden):
-        await use("position", account="viewer")
-    assert (await use("position", account="ptz")).position is not None
+        await use("position", user="viewer")
+    assert (await use("position", user="ptz")).position is not None
 
 
 async def test_the_queue_is_shown_where_there_is_one(use: Use, camera: Camera) -> None:
@@ -384,12 +381,11 @@ async def test_ctrl_c_in_the_middle_of_a_continuous_move_stops_it(camera: Camera
     assert not head.driven() and len(commands(camera)) == 2
 
 
-async def test_stop_takes_many_and_needs_no_approval(perform: Any) -> None:
+async def test_stop_takes_many_and_needs_no_approval(ask: Ask) -> None:
     with cameras("ptz", "ptz") as both:
         for one in both:
             one.device.call(lambda one=one: head_of(one.device).drive("pan", 20))  # type: ignore[misc]
-        given = {"targets": [one.address for one in both], "credentials": "axis/test", "action": "stop"}
-        result = await perform(vapix_ptz_control, given, blocks={"axis/test": both[0].block(scheme="http")})
+        result = await ask(*both, action="stop")
         assert [one.rested for one in result.cameras] == [True, True]
         assert not any(head_of(one.device).driven() for one in both)
 
@@ -430,16 +426,12 @@ async def test_a_preset_is_stored_and_removed_by_an_administrator(use: Use, came
 
 
 async def test_removing_takes_the_destroy_level_and_the_presets_name_as_approval(
-    use: Use, camera: Camera, perform: Any
+    use: Use, ask: Ask, camera: Camera
 ) -> None:
     with pytest.raises(Refused, match=f"{camera.address} Gate"):
         await use("preset_remove", preset="Gate")
-    given = {
-        "targets": [camera.address], "credentials": "axis/test", "action": "preset_remove", "preset": "Gate",
-        "confirm": f"{camera.address} Gate",
-    }  # fmt: skip
     with pytest.raises(Refused, match="destroy"):
-        await perform(vapix_ptz_control, given, blocks={"axis/test": camera.block()})
+        await ask(camera, action="preset_remove", preset="Gate", confirm=f"{camera.address} Gate")
     assert len(head_of(camera.device).presets) == 3 and camera.requests == []
 
 
@@ -447,7 +439,7 @@ async def test_presets_are_not_overwritten_and_not_changed_by_operators(use: Use
     with pytest.raises(Conflict, match="already"):
         await use("preset_set", preset="gate")
     with pytest.raises(Forbidden):
-        await use("preset_set", preset="Mine", account="operator")
+        await use("preset_set", preset="Mine", user="operator")
     with pytest.raises(InvalidParameters, match="at most 95"):
         await use("preset_set", preset="x" * 96)
 
@@ -476,10 +468,9 @@ async def test_a_faulty_answer_is_an_error_and_never_a_position(
         await use("position")
 
 
-async def test_a_wrong_password_is_tried_once_and_never_shown(perform: Any, camera: Camera) -> None:
-    blocks = {"axis/test": camera.block("root", "s3cret-wrong")}
+async def test_a_wrong_password_is_tried_once_and_never_shown(ask: Ask, camera: Camera) -> None:
     with pytest.raises(Unauthorized) as caught:
-        await perform(vapix_ptz_control, {"targets": [camera.address], "credentials": "axis/test"}, blocks=blocks)
+        await ask(camera, password="s3cret-wrong", scheme="https")
     assert "s3cret-wrong" not in repr(caught.value) and len([one for one in camera.requests if one.credentials]) == 1
 
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import DESTROYING, Asking, only
 
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
@@ -45,7 +46,6 @@ from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix._xml import parse_xml
 from tasks.network.vapix.vapix_recording import (
-    CameraRecordings,
     RecordingAction,
     RecordingResult,
     VapixRecording,
@@ -56,7 +56,6 @@ LIST = "/axis-cgi/record/list.cgi"
 REMOVE = "/axis-cgi/record/remove.cgi"
 EXPORT = "/axis-cgi/record/export/exportrecording.cgi"
 PROPERTIES = "/axis-cgi/record/export/properties.cgi"
-OPEN = ProbePolicy(ceiling="destroy", host_packets_per_second=0)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 Ask = Callable[..., Awaitable[RecordingResult]]
@@ -68,35 +67,14 @@ def store(tmp_path: Path) -> CaptureStore:
 
 
 @pytest.fixture
-def ask(perform: Any, store: CaptureStore) -> Ask:
-    """`await ask(camera, action=..., user="viewer")`; several cameras are asked at once."""
-
-    async def run(
-        *asked: Camera,
-        user: str = "root",
-        policy: ProbePolicy = OPEN,
-        captures: CaptureStore | None = None,
-        scheme: str = "http",
-        **params: Any,
-    ) -> RecordingResult:
-        given = {"targets": [camera.address for camera in asked], "credentials": "axis/test", "timeout": 5, **params}
-        blocks = {"axis/test": asked[0].block(user, scheme=scheme)}
-        result: RecordingResult = await perform(
-            vapix_recording, given, policy=policy, blocks=blocks, store=captures or store
-        )
-        return result
-
-    return run
+def ask(asking: Asking, store: CaptureStore) -> Ask:
+    """`await ask(camera, action=..., user="operator")`; several cameras are asked at once."""
+    return asking(vapix_recording, policy=DESTROYING, store=store)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "PAUSE_SECONDS", 0.02)
-
-
-def only(result: RecordingResult) -> CameraRecordings:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
 
 
 def storage(camera: Camera) -> EdgeStorage:
@@ -407,7 +385,7 @@ async def test_a_full_store_is_said_before_anything_is_fetched(ask: Ask, tmp_pat
     with cameras("mid") as [camera]:
         recording = fresh(camera)
         with pytest.raises(Busy, match="full"):
-            await ask(camera, action="export", captures=small, **approved(camera, recording))
+            await ask(camera, action="export", store=small, **approved(camera, recording))
         assert not camera.asked(EXPORT)
     assert [one.name for one in small.files()] == ["old.bin"]
 
@@ -416,7 +394,7 @@ async def test_a_store_with_less_room_than_allowed_takes_what_the_camera_estimat
     small = CaptureStore(folder=tmp_path / "small", quota_bytes=8 << 20)
     with cameras("mid") as [camera]:
         recording = fresh(camera)
-        found = only(await ask(camera, action="export", captures=small, **approved(camera, recording)))
+        found = only(await ask(camera, action="export", store=small, **approved(camera, recording)))
     assert found.complete and small.usage() == found.files[0].file.size_bytes
 
 

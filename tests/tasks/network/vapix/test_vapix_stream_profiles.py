@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import DESTROYING, Asking, only
 
-from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Fault, Response
 from deployments.demo.axis_camera._api_profiles import add_profile, stored
 from tasks.core.errors import (
@@ -33,7 +33,6 @@ from tasks.network.vapix._fleet import CameraOutcome
 from tasks.network.vapix._profiles import Held
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix.vapix_stream_profiles import (
-    CameraProfiles,
     StreamProfilesResult,
     VapixStreamProfiles,
     vapix_stream_profiles,
@@ -46,32 +45,9 @@ PARAM = "/axis-cgi/param.cgi"
 
 
 @pytest.fixture
-def mid() -> Iterator[Camera]:
-    with cameras("mid") as [camera]:
-        yield camera
-
-
-@pytest.fixture
-def ask(perform: Any) -> Ask:
-    """Ask one camera or several: `await ask(camera, action="create", ...)`; `user` and `policy` may be said."""
-
-    async def run(
-        *cams: Camera, user: str = "operator", password: str = "pass", ceiling: str = "change", **params: Any
-    ) -> StreamProfilesResult:
-        given = {"targets": [camera.address for camera in cams], "credentials": "axis/test", "timeout": 5, **params}
-        policy = ProbePolicy.model_validate({"host_packets_per_second": 0, "ceiling": ceiling})
-        blocks = {"axis/test": cams[0].block(user, password, scheme="http")}
-        result: StreamProfilesResult = await perform(vapix_stream_profiles, given, policy=policy, blocks=blocks)
-        for camera in cams:
-            assert not camera.device.errors
-        return result
-
-    return run
-
-
-def only(result: StreamProfilesResult) -> CameraProfiles:
-    assert len(result.cameras) == 1
-    return result.cameras[0]
+def ask(asking: Asking) -> Ask:
+    """Ask one camera or several: `await ask(camera, action="create", ...)`."""
+    return asking(vapix_stream_profiles, user="operator")
 
 
 # --- each generation -------------------------------------------------------------------------------------------------
@@ -167,7 +143,7 @@ async def test_somebody_elses_profile_is_left_alone(ask: Ask, profile: str) -> N
 
 async def test_somebody_elses_profile_is_changed_with_approval_and_stays_theirs(ask: Ask, mid: Camera) -> None:
     add_profile(mid.device, "vms", LOW, "recorder")
-    approved = {"foreign": True, "confirm": f"{mid.address} vms", "ceiling": "destroy"}
+    approved = {"foreign": True, "confirm": f"{mid.address} vms", "policy": DESTROYING}
     changed = only(await ask(mid, action="update", name="vms", parameters="fps=1", **approved))
     assert changed.after is not None and changed.after.description == "recorder" and not changed.after.own
     changed = only(await ask(mid, action="update", name="vms", description="recorder 2", **approved))
@@ -185,7 +161,7 @@ async def test_a_profile_the_camera_came_with_stays_and_that_is_said(ask: Ask) -
                 name="Quality",
                 foreign=True,
                 confirm=f"{camera.address} Quality",
-                ceiling="destroy",
+                policy=DESTROYING,
             )
         assert "Quality" in stored(camera.device)
 
@@ -195,7 +171,7 @@ async def test_without_the_exact_approval_nothing_is_sent(ask: Ask, mid: Camera,
     add_profile(mid.device, "vms", LOW)
     params = {"confirm": confirm.format(address=mid.address)} if confirm is not None else {}
     with pytest.raises(Refused, match="approval"):
-        await ask(mid, action="remove", name="vms", foreign=True, ceiling="destroy", **params)
+        await ask(mid, action="remove", name="vms", foreign=True, policy=DESTROYING, **params)
     assert mid.requests == []
 
 
@@ -348,7 +324,7 @@ async def test_hostile_names_are_shown_harmless(ask: Ask, mid: Camera) -> None:
     assert "hunter2" not in shown.parameters
 
 
-async def test_profiles_of_256_cameras_would_fit_by_leaving_lists_to_the_report(perform: Any, ask: Ask) -> None:
+async def test_profiles_of_256_cameras_would_fit_by_leaving_lists_to_the_report(ask: Ask) -> None:
     with cameras("mid", "mid", "mid") as three:
         for camera in three:
             for number in range(26):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
+from lab.axis_camera.asking import Asking, only
 from PIL import Image
 from pydantic import ValidationError
 
@@ -47,14 +48,8 @@ from tasks.network.vapix.vapix_video_streaming import (
     vapix_video_streaming,
 )
 
+Ask = Callable[..., Awaitable[VapixVideoStreamingResult]]
 Use = Callable[..., Awaitable[VideoCamera]]
-
-
-@pytest.fixture
-def camera() -> Iterator[Camera]:
-    with cameras("mid") as [one]:
-        yield one
-        assert one.device.errors == []
 
 
 @pytest.fixture
@@ -63,24 +58,22 @@ def store(tmp_path: Path) -> CaptureStore:
 
 
 @pytest.fixture
-def use(perform: Any, camera: Camera, store: CaptureStore) -> Use:
+def ask(asking: Asking, store: CaptureStore) -> Ask:
+    """Ask cameras at the default policy's pace."""
+    return asking(vapix_video_streaming, scheme="https", timeout=3, policy=ProbePolicy(), store=store)
+
+
+@pytest.fixture
+def use(ask: Ask, camera: Camera) -> Use:
     """Use the tool on that camera."""
 
-    async def run(
-        action: str, *, on: Camera = camera, account: str = "root", scheme: str = "https", **params: Any
-    ) -> VideoCamera:
-        given = {"targets": [on.address], "credentials": "axis/test", "action": action, "timeout": 3, **params}
+    async def run(action: str, *, on: Camera = camera, **params: Any) -> Any:
         if action == "check":
-            given.setdefault("rtsp_port", on.rtsp_port)
-        blocks = {"axis/test": on.block(account, scheme=scheme)}
-        result: VapixVideoStreamingResult = await perform(vapix_video_streaming, given, blocks=blocks, store=store)
-        assert (
-            len(result.cameras) == 1
-            and "pass" not in result.model_dump_json()
-            and "root" not in result.model_dump_json()
-        )
+            params.setdefault("rtsp_port", on.rtsp_port)
+        result = await ask(on, action=action, **params)
+        assert "pass" not in result.model_dump_json() and "root" not in result.model_dump_json()
         assert result.headline().startswith(on.address)
-        return result.cameras[0]
+        return only(result)
 
     return run
 
@@ -219,19 +212,11 @@ async def test_half_a_jpeg_is_kept_and_said(use: Use, camera: Camera) -> None:
     assert found.picture is not None and not found.picture.whole
 
 
-async def test_dead_cameras_among_many_cost_their_own_pictures_alone(perform: Any, store: CaptureStore) -> None:
+async def test_dead_cameras_among_many_cost_their_own_pictures_alone(ask: Ask) -> None:
     with cameras(*["mid"] * 40) as many:
         for one in many[::8]:
             one.device.refuse()
-        given = {
-            "targets": [one.address for one in many],
-            "credentials": "axis/test",
-            "action": "snapshot",
-            "resolution": "320x180",
-        }
-        result = await perform(
-            vapix_video_streaming, given, blocks={"axis/test": many[0].block(scheme="http")}, store=store
-        )
+        result = await ask(*many, scheme="http", action="snapshot", resolution="320x180", timeout=15)
     assert sum(one.picture is not None for one in result.cameras) == 35
     assert [one.outcome for one in result.cameras].count("unreachable") == 5
     assert len({one.picture.file.name for one in result.cameras if one.picture}) == 35
@@ -364,7 +349,7 @@ async def test_the_check_describes_the_stream_of_every_generation(use: Use, prof
 
 
 async def test_a_viewer_may_check(use: Use) -> None:
-    assert (await use("check", account="viewer")).answers is True
+    assert (await use("check", user="viewer")).answers is True
 
 
 async def test_a_stream_that_does_not_answer_is_said(use: Use, camera: Camera) -> None:
@@ -384,11 +369,10 @@ async def test_the_camera_says_which_port_its_streams_have_and_that_they_are_off
     assert "switched off" in ((await use("urls")).note or "")
 
 
-async def test_a_port_that_must_never_be_touched_is_not(perform: Any, camera: Camera) -> None:
-    given = {"targets": [camera.address], "credentials": "axis/test", "action": "check", "rtsp_port": camera.rtsp_port}
+async def test_a_port_that_must_never_be_touched_is_not(ask: Ask, camera: Camera) -> None:
     policy = ProbePolicy(never_ports=[camera.rtsp_port])
     with pytest.raises(Refused):
-        await perform(vapix_video_streaming, given, policy=policy, blocks={"axis/test": camera.block()})
+        await ask(camera, action="check", rtsp_port=camera.rtsp_port, policy=policy)
     assert camera.requests == []
 
 
@@ -426,10 +410,9 @@ async def test_a_faulty_answer_is_an_error_and_leaves_no_file(
     assert store.files() == []
 
 
-async def test_a_wrong_password_is_tried_once_and_never_shown(perform: Any, camera: Camera) -> None:
-    given = {"targets": [camera.address], "credentials": "axis/test", "action": "snapshot"}
+async def test_a_wrong_password_is_tried_once_and_never_shown(ask: Ask, camera: Camera) -> None:
     with pytest.raises(Unauthorized) as caught:
-        await perform(vapix_video_streaming, given, blocks={"axis/test": camera.block("root", "s3cret-wrong")})
+        await ask(camera, action="snapshot", password="s3cret-wrong")
     assert "s3cret-wrong" not in repr(caught.value) and not isinstance(caught.value, Forbidden)
     assert len([one for one in camera.requests if one.credentials]) == 1
 
