@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.axis_camera import cameras
+from lab.axis_camera import Camera, cameras
 from lab.axis_camera.asking import FAST, Asking
 
 from blocks.policy import ProbePolicy
@@ -85,9 +85,8 @@ async def test_every_generation_says_the_same_things(
     assert camera.most_in_flight == 1
 
 
-async def test_what_a_camera_tells_anybody_needs_no_account(info: Info) -> None:
-    with cameras("mid") as [camera]:
-        result = await info(camera, credentials=None, port=camera.port, views=["basic", "capabilities", "time"])
+async def test_what_a_camera_tells_anybody_needs_no_account(info: Info, camera: Camera) -> None:
+    result = await info(camera, credentials=None, port=camera.port, views=["basic", "capabilities", "time"])
     [found] = result.cameras
     assert found.serial == camera.device.serial and found.basic.build_date and found.apis
     assert found.basic.architecture is None and found.account is None
@@ -107,9 +106,8 @@ async def test_views_for_accounts_only_are_refused_without_one(info: Info) -> No
         await info(targets=["127.0.0.1"], credentials=None, views=["temperature"])
 
 
-async def test_a_viewer_gets_what_viewers_may_see(info: Info) -> None:
-    with cameras("mid") as [camera]:
-        [found] = (await info(camera, block=camera.block("viewer"), views=["basic", "account", "temperature"])).cameras
+async def test_a_viewer_gets_what_viewers_may_see(info: Info, camera: Camera) -> None:
+    [found] = (await info(camera, block=camera.block("viewer"), views=["basic", "account", "temperature"])).cameras
     assert found.outcome is CameraOutcome.DONE and found.basic.name and found.basic.architecture is None
     assert found.account.level == "viewer" and not found.account.ptz
 
@@ -121,18 +119,17 @@ async def test_a_clock_that_is_wrong_is_seen(info: Info) -> None:
     assert "time_zone" in result.cameras[0].time.model_dump()
 
 
-async def test_temperatures_heaters_and_fans_are_read(info: Info) -> None:
+async def test_temperatures_heaters_and_fans_are_read(info: Info, camera: Camera) -> None:
     text = (
         "Sensor.S0.Name=Main\nSensor.S0.Celsius=43.50\nSensor.S0.Fahrenheit=110.30\nSensor.S1.Name=Image Sensor\n"
         "Sensor.S1.Celsius=-12.25\nSensor.S2.Name=Broken\nSensor.S2.Celsius=nan\nHeater.H0.Status=Running[40]\n"
         "Heater.H0.TimeUntilStop=0\nFan.F0.Status=Fan Failure\n"
     )
-    with cameras("mid") as [camera]:
-        path = "/axis-cgi/temperaturecontrol.cgi"
-        camera.device.faults.add(path, Fault("answer", response=Response.text(text), bare=True))
-        [found] = (await info(camera, views=["temperature"])).cameras
-        camera.device.faults.add(path, Fault("answer", response=Response.text("<html>"), bare=True))
-        [garbage] = (await info(camera, views=["temperature"])).cameras
+    path = "/axis-cgi/temperaturecontrol.cgi"
+    camera.device.faults.add(path, Fault("answer", response=Response.text(text), bare=True))
+    [found] = (await info(camera, views=["temperature"])).cameras
+    camera.device.faults.add(path, Fault("answer", response=Response.text("<html>"), bare=True))
+    [garbage] = (await info(camera, views=["temperature"])).cameras
     assert [(one.sensor, one.name, one.celsius) for one in found.temperatures] == [
         ("S0", "Main", 43.5),
         ("S1", "Image Sensor", -12.25),
@@ -144,11 +141,10 @@ async def test_temperatures_heaters_and_fans_are_read(info: Info) -> None:
     assert "does not list its temperatures" in garbage.missing["temperature"]
 
 
-async def test_what_a_model_does_not_have_is_noted_and_the_rest_is_kept(info: Info) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add("/axis-cgi/apidiscovery.cgi", Fault("404", count=None))
-        camera.device.faults.add("/axis-cgi/temperaturecontrol.cgi", Fault("404", count=None, bare=True))
-        [found] = (await info(camera, views=["basic", "capabilities", "temperature"])).cameras
+async def test_what_a_model_does_not_have_is_noted_and_the_rest_is_kept(info: Info, camera: Camera) -> None:
+    camera.device.faults.add("/axis-cgi/apidiscovery.cgi", Fault("404", count=None))
+    camera.device.faults.add("/axis-cgi/temperaturecontrol.cgi", Fault("404", count=None, bare=True))
+    [found] = (await info(camera, views=["basic", "capabilities", "temperature"])).cameras
     assert found.outcome is CameraOutcome.DONE and set(found.missing) == {"capabilities", "temperature"}
 
 
@@ -175,29 +171,26 @@ async def test_one_camera_that_fails_is_an_error_with_a_next_step(
             await info(camera, timeout=1)
 
 
-async def test_a_camera_that_starts_is_not_ready(info: Info) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.ready = False
-        with pytest.raises(NotReady):
-            await info(camera)
+async def test_a_camera_that_starts_is_not_ready(info: Info, camera: Camera) -> None:
+    camera.device.ready = False
+    with pytest.raises(NotReady):
+        await info(camera)
 
 
-async def test_a_wrong_password_is_one_attempt_whatever_is_asked(info: Info) -> None:
-    with cameras("mid") as [camera]:
-        for _ in range(3):
-            with pytest.raises(Unauthorized) as caught:
-                await info(camera, block=camera.block(password="hunter2wrong"), views=ALL)
-            assert "hunter2wrong" not in str(caught.value)
+async def test_a_wrong_password_is_one_attempt_whatever_is_asked(info: Info, camera: Camera) -> None:
+    for _ in range(3):
+        with pytest.raises(Unauthorized) as caught:
+            await info(camera, block=camera.block(password="hunter2wrong"), views=ALL)
+        assert "hunter2wrong" not in str(caught.value)
     assert len([request for request in camera.requests if request.credentials]) == 1
 
 
-async def test_a_port_the_policy_never_touches_is_refused_before_anything_is_sent(info: Info) -> None:
-    with cameras("mid") as [camera]:
-        policy = ProbePolicy(never_ports=[str(camera.https_port)])
-        with pytest.raises(Refused, match="never"):
-            await info(camera, policy=policy)
-        with pytest.raises(Refused, match="never"):
-            await info(camera, policy=policy, port=camera.https_port)
+async def test_a_port_the_policy_never_touches_is_refused_before_anything_is_sent(info: Info, camera: Camera) -> None:
+    policy = ProbePolicy(never_ports=[str(camera.https_port)])
+    with pytest.raises(Refused, match="never"):
+        await info(camera, policy=policy)
+    with pytest.raises(Refused, match="never"):
+        await info(camera, policy=policy, port=camera.https_port)
     assert camera.requests == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
-from lab.axis_camera.asking import DESTROYING, Asking, only
+from lab.axis_camera.asking import DESTROYING, UNHURRIED, Asking, only
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Fault, Response
@@ -116,31 +116,30 @@ async def test_a_card_that_is_not_in_order_is_a_finding_and_no_error(ask: Ask, c
         assert found.recording_now is False
 
 
-async def test_a_configured_recording_that_does_not_run_is_a_finding(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        for recording in camera.device.slot(EdgeStorage).recordings.values():
-            recording.stopped = recording.stopped or camera.device.now()
-        found = only(await ask(camera))
+async def test_a_configured_recording_that_does_not_run_is_a_finding(ask: Ask, camera: Camera) -> None:
+    for recording in camera.device.slot(EdgeStorage).recordings.values():
+        recording.stopped = recording.stopped or camera.device.now()
+    found = only(await ask(camera))
     assert found.recording_now is False
     assert found.findings == ["a continuous recording is configured, but nothing is recorded"]
 
 
-async def test_worn_hot_and_wrongly_formatted_disks_are_findings(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        disk = camera.device.slot(EdgeStorage).disks["SD_DISK"]
-        disk.wear, disk.temperature, disk.filesystem, disk.required_filesystem = 91, 77, "vfat", "ext4"
-        disk.cleanup, disk.free = "none", 1000
-        found = only(await ask(camera, health=True))
+async def test_worn_hot_and_wrongly_formatted_disks_are_findings(ask: Ask, camera: Camera) -> None:
+    disk = camera.device.slot(EdgeStorage).disks["SD_DISK"]
+    disk.wear, disk.temperature, disk.filesystem, disk.required_filesystem = 91, 77, "vfat", "ext4"
+    disk.cleanup, disk.free = "none", 1000
+    found = only(await ask(camera, health=True))
     said = "; ".join(found.findings)
     for word in ("worn: 91 %", "hot: 77", "vfat", "nearly full"):
         assert word in said
 
 
-async def test_a_network_share_nobody_set_up_is_no_finding_and_one_that_is_recorded_on_is(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        assert only(await ask(camera)).findings == []
-        camera.device.slot(EdgeStorage).continuous[1].disk_id = "NetworkShare"
-        assert "NetworkShare: not connected" in only(await ask(camera)).findings
+async def test_a_network_share_nobody_set_up_is_no_finding_and_one_that_is_recorded_on_is(
+    ask: Ask, camera: Camera
+) -> None:
+    assert only(await ask(camera)).findings == []
+    camera.device.slot(EdgeStorage).continuous[1].disk_id = "NetworkShare"
+    assert "NetworkShare: not connected" in only(await ask(camera)).findings
 
 
 async def test_a_device_without_storage_says_so(ask: Ask) -> None:
@@ -150,8 +149,8 @@ async def test_a_device_without_storage_says_so(ask: Ask) -> None:
         assert not radar.asked(DISKS)
 
 
-async def test_a_viewer_may_not_read_disks(ask: Ask) -> None:
-    with cameras("mid") as [camera], pytest.raises(Forbidden):
+async def test_a_viewer_may_not_read_disks(ask: Ask, camera: Camera) -> None:
+    with pytest.raises(Forbidden):
         await ask(camera, user="viewer")
 
 
@@ -165,58 +164,50 @@ async def test_of_several_cameras_each_has_its_own_outcome(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncate", "truncate-json", "html", "empty", "doctype", "garbage", "oversized"])
-async def test_an_answer_nobody_can_read_is_an_error_that_says_so(ask: Ask, kind: Any) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(DISKS, Fault(kind, count=None))
-        with pytest.raises(ToolError) as caught:
-            await ask(camera)
-        assert isinstance(caught.value, Nonsense) or "broke" in str(caught.value) or "XML" in str(caught.value)
+async def test_an_answer_nobody_can_read_is_an_error_that_says_so(ask: Ask, camera: Camera, kind: Any) -> None:
+    camera.device.faults.add(DISKS, Fault(kind, count=None))
+    with pytest.raises(ToolError) as caught:
+        await ask(camera)
+    assert isinstance(caught.value, Nonsense) or "broke" in str(caught.value) or "XML" in str(caught.value)
 
 
-async def test_a_camera_that_only_tells_of_its_disks_keeps_what_it_told(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(LIST, Fault("404", count=None))
-        found = only(await ask(camera))
+async def test_a_camera_that_only_tells_of_its_disks_keeps_what_it_told(ask: Ask, camera: Camera) -> None:
+    camera.device.faults.add(LIST, Fault("404", count=None))
+    found = only(await ask(camera))
     assert found.disks and found.recording_now is None
     assert any("could not be listed" in remark for remark in found.remarks)
 
 
 async def test_whether_anything_is_recorded_is_unknown_among_too_many_recordings(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, camera: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "RUNNING_SCAN", 100)
-    with cameras("mid") as [camera]:
-        state = camera.device.slot(EdgeStorage)
-        for number in range(250):
-            state.add(camera.device.now() - timedelta(minutes=number + 1), 30, kind="triggered", event_id="motion")
-        found = only(await ask(camera))
+    state = camera.device.slot(EdgeStorage)
+    for number in range(250):
+        state.add(camera.device.now() - timedelta(minutes=number + 1), 30, kind="triggered", event_id="motion")
+    found = only(await ask(camera))
     assert found.recording_now is None and any("not looked at" in remark for remark in found.remarks)
 
 
 # --- recording -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_recording_is_started_with_a_stream_profile_and_seen_running(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        result = await ask(
-            camera, action="record", disk="SD_DISK", stream_profile="Evidence 1", fps=10, user="operator"
-        )
-        found = only(result)
-        [started] = found.running
-        assert result.headline().startswith(f"{camera.address}: {started.recording_id} started; SD_DISK OK")
-        assert started.running and started.recording_id.endswith(camera.device.serial)
-        [sent] = camera.asked(RECORD)
-        assert b"options=streamprofile%3DEvidence%25201%26fps%3D10" in sent.body
-        assert found.before is not None and found.before.disk is not None
+async def test_a_recording_is_started_with_a_stream_profile_and_seen_running(ask: Ask, camera: Camera) -> None:
+    result = await ask(camera, action="record", disk="SD_DISK", stream_profile="Evidence 1", fps=10, user="operator")
+    found = only(result)
+    [started] = found.running
+    assert result.headline().startswith(f"{camera.address}: {started.recording_id} started; SD_DISK OK")
+    assert started.running and started.recording_id.endswith(camera.device.serial)
+    [sent] = camera.asked(RECORD)
+    assert b"options=streamprofile%3DEvidence%25201%26fps%3D10" in sent.body
+    assert found.before is not None and found.before.disk is not None
 
 
-async def test_recording_is_a_change_that_the_default_policy_allows(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        policy = ProbePolicy(host_packets_per_second=0)
-        assert only(await ask(camera, action="record", disk="SD_DISK", policy=policy)).recording_now is True
-        with pytest.raises(Refused):
-            await ask(camera, action="record", disk="SD_DISK", policy=ProbePolicy(ceiling="probe"))
-        assert len(writes(camera)) == 1
+async def test_recording_is_a_change_that_the_default_policy_allows(ask: Ask, camera: Camera) -> None:
+    assert only(await ask(camera, action="record", disk="SD_DISK", policy=UNHURRIED)).recording_now is True
+    with pytest.raises(Refused):
+        await ask(camera, action="record", disk="SD_DISK", policy=ProbePolicy(ceiling="probe"))
+    assert len(writes(camera)) == 1
 
 
 @pytest.mark.parametrize("card", ["missing", "full", "locked", "readonly", "failed"])
@@ -230,128 +221,116 @@ async def test_nothing_is_sent_when_the_disk_cannot_be_recorded_on(ask: Ask, car
         assert writes(camera) == []
 
 
-async def test_what_the_camera_says_against_recording_is_passed_on(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        answer = Response.xml('<root><record result="ERROR" errormsg="No &#10;encoder free"/></root>')
-        camera.device.faults.add(RECORD, Fault("answer", response=answer))
-        with pytest.raises(Rejected, match="No encoder free"):
-            await ask(camera, action="record", disk="SD_DISK")
+async def test_what_the_camera_says_against_recording_is_passed_on(ask: Ask, camera: Camera) -> None:
+    answer = Response.xml('<root><record result="ERROR" errormsg="No &#10;encoder free"/></root>')
+    camera.device.faults.add(RECORD, Fault("answer", response=answer))
+    with pytest.raises(Rejected, match="No encoder free"):
+        await ask(camera, action="record", disk="SD_DISK")
 
 
-async def test_a_lost_answer_to_a_start_is_not_sent_again(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(RECORD, Fault("close", count=None, effect=True))
-        with pytest.raises(Unanswered) as caught:
-            await ask(camera, action="record", disk="SD_DISK")
-        assert caught.value.retryable is False
-        assert len(camera.asked(RECORD)) == 1
+async def test_a_lost_answer_to_a_start_is_not_sent_again(ask: Ask, camera: Camera) -> None:
+    camera.device.faults.add(RECORD, Fault("close", count=None, effect=True))
+    with pytest.raises(Unanswered) as caught:
+        await ask(camera, action="record", disk="SD_DISK")
+    assert caught.value.retryable is False
+    assert len(camera.asked(RECORD)) == 1
 
 
-async def test_ending_a_recording_needs_approval_for_exactly_it(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        started = only(await ask(camera, action="record", disk="SD_DISK")).running[0].recording_id
-        for confirm in (None, camera.address, started, f"{camera.address} {started[:-1]}"):
-            with pytest.raises(Refused, match="approval"):
-                await ask(camera, action="stop", recording=started, confirm=confirm)
-        with pytest.raises(Refused, match="destroy"):
-            await ask(
-                camera, action="stop", recording=started, confirm=f"{camera.address} {started}", policy=ProbePolicy()
-            )
-        assert not camera.asked(STOP)
-        result = await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}")
-        found = only(result)
-        assert f": {started} is ended" in result.headline()
-        assert found.before is not None and found.before.recording is not None and found.before.recording.running
-        assert not found.running[0].running and found.running[0].stopped_at is not None
-        again = only(await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}"))
-        assert again.remarks == ["It had ended already; nothing was sent."] and len(camera.asked(STOP)) == 1
+async def test_ending_a_recording_needs_approval_for_exactly_it(ask: Ask, camera: Camera) -> None:
+    started = only(await ask(camera, action="record", disk="SD_DISK")).running[0].recording_id
+    for confirm in (None, camera.address, started, f"{camera.address} {started[:-1]}"):
+        with pytest.raises(Refused, match="approval"):
+            await ask(camera, action="stop", recording=started, confirm=confirm)
+    with pytest.raises(Refused, match="destroy"):
+        await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}", policy=ProbePolicy())
+    assert not camera.asked(STOP)
+    result = await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}")
+    found = only(result)
+    assert f": {started} is ended" in result.headline()
+    assert found.before is not None and found.before.recording is not None and found.before.recording.running
+    assert not found.running[0].running and found.running[0].stopped_at is not None
+    again = only(await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}"))
+    assert again.remarks == ["It had ended already; nothing was sent."] and len(camera.asked(STOP)) == 1
 
 
-async def test_a_recording_that_goes_on_although_the_camera_says_it_ended_is_an_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        started = only(await ask(camera, action="record", disk="SD_DISK")).running[0].recording_id
-        answer = Response.xml(f'<root><stop recordingid="{started}" result="OK"/></root>')
-        camera.device.faults.add(STOP, Fault("answer", response=answer))
-        with pytest.raises(Rejected, match="it goes on"):
-            await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}")
+async def test_a_recording_that_goes_on_although_the_camera_says_it_ended_is_an_error(ask: Ask, camera: Camera) -> None:
+    started = only(await ask(camera, action="record", disk="SD_DISK")).running[0].recording_id
+    answer = Response.xml(f'<root><stop recordingid="{started}" result="OK"/></root>')
+    camera.device.faults.add(STOP, Fault("answer", response=answer))
+    with pytest.raises(Rejected, match="it goes on"):
+        await ask(camera, action="stop", recording=started, confirm=f"{camera.address} {started}")
 
 
 # --- continuous recordings -------------------------------------------------------------------------------------------
 
 
-async def test_a_continuous_recording_is_removed_with_approval_and_added_again(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(Conflict, match="1 of 1"):
-            await ask(camera, action="add_continuous", disk="SD_DISK")
-        with pytest.raises(Refused):
-            await ask(camera, action="remove_continuous", profile=1, confirm=camera.address)
-        assert writes(camera) == []
-        result = await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
-        gone = only(result)
-        assert ": continuous recording 1 removed" in result.headline()
-        assert gone.before is not None and len(gone.before.continuous) == 1
-        assert gone.continuous == [] and gone.recording_now is False
-        with pytest.raises(NotFound, match="no continuous recording 1"):
-            await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
-        back = only(await ask(camera, action="add_continuous", disk="SD_DISK", codec="h264", fps=15, event="yard"))
-        assert [(one.profile, one.options, one.event_id) for one in back.continuous] == [
-            ("1", "videocodec=h264&fps=15", "yard")
-        ]
-        assert back.recording_now is True and back.before is not None and back.before.continuous == []
+async def test_a_continuous_recording_is_removed_with_approval_and_added_again(ask: Ask, camera: Camera) -> None:
+    with pytest.raises(Conflict, match="1 of 1"):
+        await ask(camera, action="add_continuous", disk="SD_DISK")
+    with pytest.raises(Refused):
+        await ask(camera, action="remove_continuous", profile=1, confirm=camera.address)
+    assert writes(camera) == []
+    result = await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
+    gone = only(result)
+    assert ": continuous recording 1 removed" in result.headline()
+    assert gone.before is not None and len(gone.before.continuous) == 1
+    assert gone.continuous == [] and gone.recording_now is False
+    with pytest.raises(NotFound, match="no continuous recording 1"):
+        await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
+    back = only(await ask(camera, action="add_continuous", disk="SD_DISK", codec="h264", fps=15, event="yard"))
+    assert [(one.profile, one.options, one.event_id) for one in back.continuous] == [
+        ("1", "videocodec=h264&fps=15", "yard")
+    ]
+    assert back.recording_now is True and back.before is not None and back.before.continuous == []
 
 
-async def test_an_added_configuration_that_is_not_there_afterwards_is_an_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.slot(EdgeStorage).remove_continuous(1)
-        answer = Response.xml('<root><configure profile="7" result="OK"/></root>')
-        camera.device.faults.add(ADD, Fault("answer", response=answer))
-        with pytest.raises(Rejected, match="does not list it afterwards"):
-            await ask(camera, action="add_continuous", disk="SD_DISK")
+async def test_an_added_configuration_that_is_not_there_afterwards_is_an_error(ask: Ask, camera: Camera) -> None:
+    camera.device.slot(EdgeStorage).remove_continuous(1)
+    answer = Response.xml('<root><configure profile="7" result="OK"/></root>')
+    camera.device.faults.add(ADD, Fault("answer", response=answer))
+    with pytest.raises(Rejected, match="does not list it afterwards"):
+        await ask(camera, action="add_continuous", disk="SD_DISK")
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_disk_is_given_free_with_approval_and_mounted_again(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(Refused):
-            await ask(camera, action="unmount", disk="SD_DISK")
-        assert writes(camera) == []
-        free = only(await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK"))
-        assert free.before is not None and free.before.disk is not None and free.before.disk.status == "OK"
-        assert free.disks[0].status == "connected" and free.job is not None and free.job.progress == 100
-        back = only(await ask(camera, action="mount", disk="SD_DISK"))
-        assert back.disks[0].status == "OK" and back.disks[0].usable
-        again = only(await ask(camera, action="mount", disk="SD_DISK"))
-        assert "already" in again.remarks[0] and len(camera.asked(MOUNT)) == 2
+async def test_a_disk_is_given_free_with_approval_and_mounted_again(ask: Ask, camera: Camera) -> None:
+    with pytest.raises(Refused):
+        await ask(camera, action="unmount", disk="SD_DISK")
+    assert writes(camera) == []
+    free = only(await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK"))
+    assert free.before is not None and free.before.disk is not None and free.before.disk.status == "OK"
+    assert free.disks[0].status == "connected" and free.job is not None and free.job.progress == 100
+    back = only(await ask(camera, action="mount", disk="SD_DISK"))
+    assert back.disks[0].status == "OK" and back.disks[0].usable
+    again = only(await ask(camera, action="mount", disk="SD_DISK"))
+    assert "already" in again.remarks[0] and len(camera.asked(MOUNT)) == 2
 
 
-async def test_a_job_that_takes_longer_is_left_and_asked_about_later(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.slot(EdgeStorage).job_seconds = 60
-        found = only(await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK", wait=0.1))
-        assert found.job is not None and (found.job.progress or 0) < 100 and "Not done" in found.remarks[0]
-        later = only(await ask(camera, action="job", job=found.job.job_id, disk="SD_DISK"))
-        assert later.job is not None and later.job.action == "unmount"
-        with pytest.raises(Rejected, match="Unknown job"):
-            await ask(camera, action="job", job="99", disk="SD_DISK")
+async def test_a_job_that_takes_longer_is_left_and_asked_about_later(ask: Ask, camera: Camera) -> None:
+    camera.device.slot(EdgeStorage).job_seconds = 60
+    found = only(await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK", wait=0.1))
+    assert found.job is not None and (found.job.progress or 0) < 100 and "Not done" in found.remarks[0]
+    later = only(await ask(camera, action="job", job=found.job.job_id, disk="SD_DISK"))
+    assert later.job is not None and later.job.action == "unmount"
+    with pytest.raises(Rejected, match="Unknown job"):
+        await ask(camera, action="job", job="99", disk="SD_DISK")
 
 
-async def test_a_mount_that_did_not_come_about_is_an_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        state = camera.device.slot(EdgeStorage)
-        state.disks["SD_DISK"].status = "connected"
-        answer = Response.xml('<root><job action="mount" diskid="SD_DISK" result="OK" jobid="1"/></root>')
-        camera.device.faults.add(MOUNT, Fault("answer", response=answer))
-        with pytest.raises(Rejected, match="status is 'connected' afterwards"):
-            await ask(camera, action="mount", disk="SD_DISK")
+async def test_a_mount_that_did_not_come_about_is_an_error(ask: Ask, camera: Camera) -> None:
+    state = camera.device.slot(EdgeStorage)
+    state.disks["SD_DISK"].status = "connected"
+    answer = Response.xml('<root><job action="mount" diskid="SD_DISK" result="OK" jobid="1"/></root>')
+    camera.device.faults.add(MOUNT, Fault("answer", response=answer))
+    with pytest.raises(Rejected, match="status is 'connected' afterwards"):
+        await ask(camera, action="mount", disk="SD_DISK")
 
 
-async def test_mounting_takes_an_administrator(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.slot(EdgeStorage).disks["SD_DISK"].status = "connected"
-        with pytest.raises(Forbidden):
-            await ask(camera, action="mount", disk="SD_DISK", user="operator")
+async def test_mounting_takes_an_administrator(ask: Ask, camera: Camera) -> None:
+    camera.device.slot(EdgeStorage).disks["SD_DISK"].status = "connected"
+    with pytest.raises(Forbidden):
+        await ask(camera, action="mount", disk="SD_DISK", user="operator")
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -374,12 +353,11 @@ async def test_mounting_takes_an_administrator(ask: Ask) -> None:
     ],
 )
 async def test_wrong_parameters_are_named_before_anything_is_sent(
-    ask: Ask, params: dict[str, Any], message: str
+    ask: Ask, camera: Camera, params: dict[str, Any], message: str
 ) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(InvalidParameters, match=message):
-            await ask(camera, **params)
-        assert camera.requests == []
+    with pytest.raises(InvalidParameters, match=message):
+        await ask(camera, **params)
+    assert camera.requests == []
 
 
 async def test_an_action_that_changes_something_takes_one_camera(ask: Ask) -> None:
@@ -477,22 +455,20 @@ def test_cutting_an_answer_anywhere_is_nonsense_not_a_crash(root: Element) -> No
 # --- the simulated camera --------------------------------------------------------------------------------------------
 
 
-async def test_the_simulated_camera_shows_one_storage_in_parameters_lists_and_events(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        await ask(camera)
-        heard: list[tuple[str, dict[str, str]]] = []
-        camera.device.subscribe(lambda event: heard.append((event.topic, dict(event.data))))
-        camera.device.params.set("Storage.S0.CleanupMaxAge", "31")
-        assert only(await ask(camera)).disks[0].keep_days == 31
-        await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
-        await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK")
-        assert ("tnsaxis:Storage/Recording", {"recording": "0"}) in heard
-        assert ("tnsaxis:Storage/Disruption", {"disruption": "1"}) in heard
+async def test_the_simulated_camera_shows_one_storage_in_parameters_lists_and_events(ask: Ask, camera: Camera) -> None:
+    await ask(camera)
+    heard: list[tuple[str, dict[str, str]]] = []
+    camera.device.subscribe(lambda event: heard.append((event.topic, dict(event.data))))
+    camera.device.params.set("Storage.S0.CleanupMaxAge", "31")
+    assert only(await ask(camera)).disks[0].keep_days == 31
+    await ask(camera, action="remove_continuous", profile=1, confirm=f"{camera.address} 1")
+    await ask(camera, action="unmount", disk="SD_DISK", confirm=f"{camera.address} SD_DISK")
+    assert ("tnsaxis:Storage/Recording", {"recording": "0"}) in heard
+    assert ("tnsaxis:Storage/Disruption", {"disruption": "1"}) in heard
 
 
-async def test_nothing_the_tool_can_be_told_formats_locks_or_repairs_a_disk(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        for action in ("format", "lock", "unlock", "repair", "checkdisk"):
-            with pytest.raises(InvalidParameters):
-                await ask(camera, action=action, disk="SD_DISK", confirm=f"{camera.address} SD_DISK")
-        assert camera.requests == []
+async def test_nothing_the_tool_can_be_told_formats_locks_or_repairs_a_disk(ask: Ask, camera: Camera) -> None:
+    for action in ("format", "lock", "unlock", "repair", "checkdisk"):
+        with pytest.raises(InvalidParameters):
+            await ask(camera, action=action, disk="SD_DISK", confirm=f"{camera.address} SD_DISK")
+    assert camera.requests == []

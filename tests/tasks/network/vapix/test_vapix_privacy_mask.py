@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
-from lab.axis_camera.asking import DESTROYING, Asking, only
+from lab.axis_camera.asking import DESTROYING, UNHURRIED, Asking, only
 
 from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Device, Fault, Response
@@ -120,11 +120,10 @@ async def test_of_several_cameras_each_has_its_own_outcome(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncate", "truncate-json", "html", "empty", "garbage", "oversized"])
-async def test_a_list_nobody_can_read_is_an_error_and_not_no_masks(ask: Ask, kind: Any) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(PATH, Fault(kind, count=None))
-        with pytest.raises(Nonsense):
-            await ask(camera)
+async def test_a_list_nobody_can_read_is_an_error_and_not_no_masks(ask: Ask, camera: Camera, kind: Any) -> None:
+    camera.device.faults.add(PATH, Fault(kind, count=None))
+    with pytest.raises(Nonsense):
+        await ask(camera)
 
 
 async def test_what_an_installer_called_a_mask_is_shown_without_control_characters(ask: Ask) -> None:
@@ -138,24 +137,22 @@ async def test_what_an_installer_called_a_mask_is_shown_without_control_characte
 # --- adding ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_rectangle_is_added_in_percent_and_read_back_in_pixels(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        policy = ProbePolicy(host_packets_per_second=0)
-        place = {"width": 20, "height": 30, "center_x": 25, "center_y": 50}
-        found = only(await ask(camera, action="add", name="Neigh & bour", policy=policy, **place))
-        assert names(found.before) == ["Window"] and names(found.masks) == ["Window", "Neigh & bour"]
-        added = found.masks[1]
-        assert added.enabled and (added.corners[0], added.corners[2]) == (Corner(x=288, y=378), Corner(x=672, y=702))
-        assert found.remarks == []
-        [sent] = writes(camera)
-        assert dict(parse_qsl(sent)) == {
-            "action": "add",
-            "name": "Neigh & bour",
-            "imagesource": "0",
-            "width": "20",
-            "height": "30",
-            "center": "25,50",
-        }
+async def test_a_rectangle_is_added_in_percent_and_read_back_in_pixels(ask: Ask, camera: Camera) -> None:
+    place = {"width": 20, "height": 30, "center_x": 25, "center_y": 50}
+    found = only(await ask(camera, action="add", name="Neigh & bour", policy=UNHURRIED, **place))
+    assert names(found.before) == ["Window"] and names(found.masks) == ["Window", "Neigh & bour"]
+    added = found.masks[1]
+    assert added.enabled and (added.corners[0], added.corners[2]) == (Corner(x=288, y=378), Corner(x=672, y=702))
+    assert found.remarks == []
+    [sent] = writes(camera)
+    assert dict(parse_qsl(sent)) == {
+        "action": "add",
+        "name": "Neigh & bour",
+        "imagesource": "0",
+        "width": "20",
+        "height": "30",
+        "center": "25,50",
+    }
 
 
 async def test_a_polygon_is_added_in_pixels(ask: Ask) -> None:
@@ -204,72 +201,67 @@ async def test_an_old_camera_that_tells_only_names_adds_and_removes_but_does_not
         assert names(gone.before) == ["Window", "Door"] and names(gone.masks) == ["Window"]
 
 
-async def test_a_name_that_is_taken_and_one_too_many_are_refused_before_anything_is_sent(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(Conflict, match="has a mask 'Window' already"):
-            await ask(camera, action="add", name="Window", width=1, height=1)
-        for number in range(19):
-            camera.device.slot(Masks).add(f"Mask {number}", [(0, 0), (9, 0), (9, 9)])
-        with pytest.raises(Conflict, match="20 of 20"):
-            await ask(camera, action="add", name="Another", width=1, height=1)
-        assert writes(camera) == []
+async def test_a_name_that_is_taken_and_one_too_many_are_refused_before_anything_is_sent(
+    ask: Ask, camera: Camera
+) -> None:
+    with pytest.raises(Conflict, match="has a mask 'Window' already"):
+        await ask(camera, action="add", name="Window", width=1, height=1)
+    for number in range(19):
+        camera.device.slot(Masks).add(f"Mask {number}", [(0, 0), (9, 0), (9, 9)])
+    with pytest.raises(Conflict, match="20 of 20"):
+        await ask(camera, action="add", name="Another", width=1, height=1)
+    assert writes(camera) == []
 
 
-async def test_what_the_camera_says_against_it_is_passed_on(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        refusal = Fault("answer", skip=1, response=Response.text("Error:Could not\x07 create mask\n"))
-        camera.device.faults.add(PATH, refusal)
-        with pytest.raises(Rejected, match="Could not create mask"):
-            await ask(camera, action="add", name="Door", width=10, height=10)
+async def test_what_the_camera_says_against_it_is_passed_on(ask: Ask, camera: Camera) -> None:
+    refusal = Fault("answer", skip=1, response=Response.text("Error:Could not\x07 create mask\n"))
+    camera.device.faults.add(PATH, refusal)
+    with pytest.raises(Rejected, match="Could not create mask"):
+        await ask(camera, action="add", name="Door", width=10, height=10)
 
 
 # --- read back -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_mask_that_is_not_there_afterwards_is_a_loud_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        state = camera.device.slot(Masks)
-        state.swallow = 1
-        with pytest.raises(Rejected, match=r"NOT THERE: NOTHING IS COVERED BY IT.*Masks now: 'Window'"):
-            await ask(camera, action="add", name="Door", width=10, height=10)
-        state.swallow = 1
-        with pytest.raises(Rejected, match="STILL THERE"):
-            await ask(camera, action="remove", **approved(camera, "Window"))
-        state.swallow = 1
-        with pytest.raises(Rejected, match="IT COVERS 100,100 to 400,300, NOT ALL OF"):
-            await ask(camera, action="change", width=50, height=50, **approved(camera, "Window"))
+async def test_a_mask_that_is_not_there_afterwards_is_a_loud_error(ask: Ask, camera: Camera) -> None:
+    state = camera.device.slot(Masks)
+    state.swallow = 1
+    with pytest.raises(Rejected, match=r"NOT THERE: NOTHING IS COVERED BY IT.*Masks now: 'Window'"):
+        await ask(camera, action="add", name="Door", width=10, height=10)
+    state.swallow = 1
+    with pytest.raises(Rejected, match="STILL THERE"):
+        await ask(camera, action="remove", **approved(camera, "Window"))
+    state.swallow = 1
+    with pytest.raises(Rejected, match="IT COVERS 100,100 to 400,300, NOT ALL OF"):
+        await ask(camera, action="change", width=50, height=50, **approved(camera, "Window"))
 
 
-async def test_another_mask_that_vanishes_or_moves_is_a_loud_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        state = camera.device.slot(Masks)
-        state.spill = "Window"
-        with pytest.raises(Rejected, match="WITHOUT BEING ASKED: mask 'Window' is gone"):
-            await ask(camera, action="add", name="Door", width=10, height=10)
-        assert names(only(await ask(camera)).masks) == ["Door"]
+async def test_another_mask_that_vanishes_or_moves_is_a_loud_error(ask: Ask, camera: Camera) -> None:
+    state = camera.device.slot(Masks)
+    state.spill = "Window"
+    with pytest.raises(Rejected, match="WITHOUT BEING ASKED: mask 'Window' is gone"):
+        await ask(camera, action="add", name="Door", width=10, height=10)
+    assert names(only(await ask(camera)).masks) == ["Door"]
 
 
-async def test_a_mask_added_while_all_are_switched_off_is_a_loud_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.slot(Masks).main_switch = False
-        with pytest.raises(Rejected, match=r"main switch.*NOTHING IS COVERED"):
-            await ask(camera, action="add", name="Door", width=10, height=10)
+async def test_a_mask_added_while_all_are_switched_off_is_a_loud_error(ask: Ask, camera: Camera) -> None:
+    camera.device.slot(Masks).main_switch = False
+    with pytest.raises(Rejected, match=r"main switch.*NOTHING IS COVERED"):
+        await ask(camera, action="add", name="Door", width=10, height=10)
 
 
-async def test_a_change_that_could_not_be_read_back_says_so(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(PATH, Fault("garbage", skip=2, count=None))
-        with pytest.raises(Nonsense, match=r"add 'Door' was sent .* could not be read back"):
-            await ask(camera, action="add", name="Door", width=10, height=10)
+async def test_a_change_that_could_not_be_read_back_says_so(ask: Ask, camera: Camera) -> None:
+    camera.device.faults.add(PATH, Fault("garbage", skip=2, count=None))
+    with pytest.raises(Nonsense, match=r"add 'Door' was sent .* could not be read back"):
+        await ask(camera, action="add", name="Door", width=10, height=10)
 
 
-async def test_after_a_lost_answer_the_error_says_how_the_masks_are_now(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(PATH, Fault("close", skip=1, effect=True))
-        with pytest.raises(Unanswered, match="masks are now: 'Window', 'Door'") as caught:
-            await ask(camera, action="add", name="Door", width=10, height=10)
-        assert len(writes(camera)) == 1
-        assert caught.value.retryable is False
+async def test_after_a_lost_answer_the_error_says_how_the_masks_are_now(ask: Ask, camera: Camera) -> None:
+    camera.device.faults.add(PATH, Fault("close", skip=1, effect=True))
+    with pytest.raises(Unanswered, match="masks are now: 'Window', 'Door'") as caught:
+        await ask(camera, action="add", name="Door", width=10, height=10)
+    assert len(writes(camera)) == 1
+    assert caught.value.retryable is False
 
 
 async def test_on_a_ptz_camera_masks_may_be_elsewhere_in_the_picture(ask: Ask) -> None:
@@ -288,15 +280,14 @@ async def test_on_a_ptz_camera_masks_may_be_elsewhere_in_the_picture(ask: Ask) -
     ("action", "more"), [("remove", {}), ("disable", {}), ("enable", {}), ("change", {"width": 5, "height": 5})]
 )
 async def test_what_may_uncover_an_area_needs_approval_for_exactly_that_mask(
-    ask: Ask, action: str, more: dict[str, Any]
+    ask: Ask, camera: Camera, action: str, more: dict[str, Any]
 ) -> None:
-    with cameras("mid") as [camera]:
-        for confirm in (None, camera.address, "Window", f"{camera.address} window", f"{camera.address} Window "):
-            with pytest.raises(Refused, match="approval"):
-                await ask(camera, action=action, name="Window", confirm=confirm, **more)
-        with pytest.raises(Refused, match="destroy"):
-            await ask(camera, action=action, policy=ProbePolicy(), **more, **approved(camera, "Window"))
-        assert camera.requests == []
+    for confirm in (None, camera.address, "Window", f"{camera.address} window", f"{camera.address} Window "):
+        with pytest.raises(Refused, match="approval"):
+            await ask(camera, action=action, name="Window", confirm=confirm, **more)
+    with pytest.raises(Refused, match="destroy"):
+        await ask(camera, action=action, policy=ProbePolicy(), **more, **approved(camera, "Window"))
+    assert camera.requests == []
 
 
 @pytest.mark.parametrize("profile", ["mid", "old", "9.80"])
@@ -329,19 +320,17 @@ async def test_one_mask_is_switched_where_it_is_a_parameter(ask: Ask, profile: s
         assert on.masks[0].enabled is True and on.before is not None and on.before[0].enabled is False
 
 
-async def test_a_single_mask_is_not_switched_by_the_switch_of_all(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(Unsupported, match="cannot switch a single mask"):
-            await ask(camera, action="disable", **approved(camera, "Window"))
-        assert writes(camera) == []
+async def test_a_single_mask_is_not_switched_by_the_switch_of_all(ask: Ask, camera: Camera) -> None:
+    with pytest.raises(Unsupported, match="cannot switch a single mask"):
+        await ask(camera, action="disable", **approved(camera, "Window"))
+    assert writes(camera) == []
 
 
 @pytest.mark.parametrize("action", ["disable_all", "enable_all", "remove_all", "Disable-All"])
-async def test_all_masks_at_once_are_refused_in_code(ask: Ask, action: str) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(InvalidParameters, match="all masks at once"):
-            await ask(camera, action=action, confirm=camera.address)
-        assert camera.requests == []
+async def test_all_masks_at_once_are_refused_in_code(ask: Ask, camera: Camera, action: str) -> None:
+    with pytest.raises(InvalidParameters, match="all masks at once"):
+        await ask(camera, action=action, confirm=camera.address)
+    assert camera.requests == []
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -367,12 +356,11 @@ async def test_all_masks_at_once_are_refused_in_code(ask: Ask, action: str) -> N
     ],
 )
 async def test_wrong_parameters_are_named_before_anything_is_sent(
-    ask: Ask, params: dict[str, Any], message: str
+    ask: Ask, camera: Camera, params: dict[str, Any], message: str
 ) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(InvalidParameters, match=message):
-            await ask(camera, **params)
-        assert camera.requests == []
+    with pytest.raises(InvalidParameters, match=message):
+        await ask(camera, **params)
+    assert camera.requests == []
 
 
 async def test_a_change_takes_one_camera(ask: Ask) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
-from lab.axis_camera.asking import DESTROYING, Asking, only
+from lab.axis_camera.asking import DESTROYING, UNHURRIED, Asking, only
 
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
@@ -109,55 +109,54 @@ async def test_each_generation_lists_its_recordings_newest_first_with_times_in_u
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_a_long_list_is_read_page_by_page_without_gaps_wherever_counting_begins(ask: Ask, first: int) -> None:
-    with cameras("mid") as [camera]:
-        state = storage(camera)
-        state.first_result = first
-        state.recordings.clear()
-        made = [state.add(NOON + timedelta(minutes=number), 30).recording_id for number in range(351)]
-        found = only(await ask(camera, limit=1000, order="oldest"))
-        report = found.recordings
-        assert [one.recording_id for one in report[:20]] == made[:20]
-        assert (found.total, found.complete) == (351, True)
-        assert 4 <= len(camera.asked(LIST)) <= 5
-        some = only(await ask(camera, limit=250, order="newest"))
-        assert some.complete is False and some.recordings[0].recording_id == made[-1]
+async def test_a_long_list_is_read_page_by_page_without_gaps_wherever_counting_begins(
+    ask: Ask, camera: Camera, first: int
+) -> None:
+    state = storage(camera)
+    state.first_result = first
+    state.recordings.clear()
+    made = [state.add(NOON + timedelta(minutes=number), 30).recording_id for number in range(351)]
+    found = only(await ask(camera, limit=1000, order="oldest"))
+    report = found.recordings
+    assert [one.recording_id for one in report[:20]] == made[:20]
+    assert (found.total, found.complete) == (351, True)
+    assert 4 <= len(camera.asked(LIST)) <= 5
+    some = only(await ask(camera, limit=250, order="newest"))
+    assert some.complete is False and some.recordings[0].recording_id == made[-1]
 
 
-async def test_a_list_too_long_for_the_ledger_is_whole_in_a_file(ask: Ask, store: CaptureStore) -> None:
-    with cameras("mid") as [camera]:
-        state = storage(camera)
-        state.recordings.clear()
-        for number in range(300):
-            state.add(NOON + timedelta(minutes=number), 30)
-        result = await ask(camera, limit=1000)
+async def test_a_list_too_long_for_the_ledger_is_whole_in_a_file(ask: Ask, camera: Camera, store: CaptureStore) -> None:
+    state = storage(camera)
+    state.recordings.clear()
+    for number in range(300):
+        state.add(NOON + timedelta(minutes=number), 30)
+    result = await ask(camera, limit=1000)
     assert result.report is not None and result.left_out == ["recordings beyond the first 50 of each camera"]
     assert len(only(result).recordings) == 50 and len(result.model_dump_json()) < 64 << 10
     whole = RecordingResult.model_validate_json(store.path(result.report.name).read_bytes())
     assert len(whole.cameras[0].recordings) == 300
 
 
-async def test_what_is_asked_for_is_what_is_listed(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        state = storage(camera)
-        state.recordings.clear()
-        early = state.add(NOON, 60, event_id="door", kind="triggered")
-        late = state.add(NOON + timedelta(hours=2), 60, source=2)
-        going = state.add(NOON + timedelta(hours=3), None)
+async def test_what_is_asked_for_is_what_is_listed(ask: Ask, camera: Camera) -> None:
+    state = storage(camera)
+    state.recordings.clear()
+    early = state.add(NOON, 60, event_id="door", kind="triggered")
+    late = state.add(NOON + timedelta(hours=2), 60, source=2)
+    going = state.add(NOON + timedelta(hours=3), None)
 
-        async def ids(**params: Any) -> list[str]:
-            return [one.recording_id for one in only(await ask(camera, order="oldest", **params)).recordings]
+    async def ids(**params: Any) -> list[str]:
+        return [one.recording_id for one in only(await ask(camera, order="oldest", **params)).recordings]
 
-        assert await ids() == [early.recording_id, late.recording_id, going.recording_id]
-        assert await ids(event="door") == [early.recording_id]
-        assert await ids(source=2) == [late.recording_id]
-        assert await ids(type="triggered") == [early.recording_id]
-        assert await ids(running=True) == [going.recording_id]
-        assert await ids(running=False) == [early.recording_id, late.recording_id]
-        assert await ids(stop="2026-01-01T13:00:00+00:00") == [early.recording_id]
-        assert await ids(start="2026-01-01T14:30:00+01:00") == [late.recording_id, going.recording_id]
-        assert await ids(disk="NetworkShare") == []
-        assert dict(parse_qsl(camera.asked(LIST)[-2].query))["starttime"] == "2026-01-01T13:30:00Z"
+    assert await ids() == [early.recording_id, late.recording_id, going.recording_id]
+    assert await ids(event="door") == [early.recording_id]
+    assert await ids(source=2) == [late.recording_id]
+    assert await ids(type="triggered") == [early.recording_id]
+    assert await ids(running=True) == [going.recording_id]
+    assert await ids(running=False) == [early.recording_id, late.recording_id]
+    assert await ids(stop="2026-01-01T13:00:00+00:00") == [early.recording_id]
+    assert await ids(start="2026-01-01T14:30:00+01:00") == [late.recording_id, going.recording_id]
+    assert await ids(disk="NetworkShare") == []
+    assert dict(parse_qsl(camera.asked(LIST)[-2].query))["starttime"] == "2026-01-01T13:30:00Z"
 
 
 @pytest.mark.parametrize(
@@ -183,11 +182,10 @@ async def test_a_device_without_storage_says_so(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncate", "truncate-json", "html", "empty", "doctype", "garbage"])
-async def test_a_list_nobody_can_read_is_an_error_that_says_so(ask: Ask, kind: Any) -> None:
-    with cameras("mid") as [camera]:
-        camera.device.faults.add(LIST, Fault(kind, count=None))
-        with pytest.raises(Nonsense):
-            await ask(camera)
+async def test_a_list_nobody_can_read_is_an_error_that_says_so(ask: Ask, camera: Camera, kind: Any) -> None:
+    camera.device.faults.add(LIST, Fault(kind, count=None))
+    with pytest.raises(Nonsense):
+        await ask(camera)
 
 
 async def test_of_several_cameras_each_has_its_own_outcome(ask: Ask) -> None:
@@ -200,11 +198,11 @@ async def test_of_several_cameras_each_has_its_own_outcome(ask: Ask) -> None:
 
 
 async def test_a_download_tells_in_the_log_how_far_it_is(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ask: Ask, camera: Camera, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(exporting, "Progress", lambda key: Progress(key, every=0))
     monkeypatch.setattr(exporting, "_PIECE", 4096)
-    with cameras("mid") as [camera], caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO):
         recording = fresh(camera, 600)
         await ask(camera, action="export", **approved(camera, recording))
     told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Export of ")]
@@ -231,52 +229,47 @@ async def test_a_recording_is_fetched_whole_with_its_hash(ask: Ask, store: Captu
 
 
 @pytest.mark.skipif(which("file") is None, reason="file is not installed")
-async def test_what_is_fetched_is_what_the_program_file_calls_it(ask: Ask, store: CaptureStore) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        for wanted, kind in (("matroska", "Matroska"), ("mp4", "MP4")):
-            found = only(await ask(camera, action="export", format=wanted, **approved(camera, recording)))
-            name = str(store.path(found.files[0].file.name))
-            said = await asyncio.to_thread(
-                subprocess.run, ["file", "-b", name], capture_output=True, text=True, check=True
-            )
-            assert kind in said.stdout and found.complete
+async def test_what_is_fetched_is_what_the_program_file_calls_it(ask: Ask, camera: Camera, store: CaptureStore) -> None:
+    recording = fresh(camera)
+    for wanted, kind in (("matroska", "Matroska"), ("mp4", "MP4")):
+        found = only(await ask(camera, action="export", format=wanted, **approved(camera, recording)))
+        name = str(store.path(found.files[0].file.name))
+        said = await asyncio.to_thread(subprocess.run, ["file", "-b", name], capture_output=True, text=True, check=True)
+        assert kind in said.stdout and found.complete
 
 
-async def test_a_stretch_is_cut_at_key_frames_and_the_result_says_where(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        found = only(
-            await ask(
-                camera,
-                action="export",
-                start="2026-01-01T12:00:11Z",
-                stop="2026-01-01T12:00:21Z",
-                **approved(camera, recording),
-            )
+async def test_a_stretch_is_cut_at_key_frames_and_the_result_says_where(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    found = only(
+        await ask(
+            camera,
+            action="export",
+            start="2026-01-01T12:00:11Z",
+            stop="2026-01-01T12:00:21Z",
+            **approved(camera, recording),
         )
+    )
     [made] = found.files
     assert (made.started_at, made.stopped_at) == (NOON + timedelta(seconds=10), NOON + timedelta(seconds=22))
 
 
-async def test_an_estimate_says_size_and_times_and_fetches_nothing(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        told = only(
-            await ask(
-                camera,
-                action="estimate",
-                recording=recording.recording_id,
-                user="viewer",
-                policy=ProbePolicy(host_packets_per_second=0),
-            )
+async def test_an_estimate_says_size_and_times_and_fetches_nothing(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    told = only(
+        await ask(
+            camera,
+            action="estimate",
+            recording=recording.recording_id,
+            user="viewer",
+            policy=UNHURRIED,
         )
-        assert told.estimate is not None and told.estimate.stopped_at == NOON + timedelta(seconds=60)
-        size = sum(map(len, matroska(storage(camera).window(recording, None, None).footage)))
-        assert told.estimate.size_bytes is not None and 0 <= told.estimate.size_bytes - size < 1024
-        assert not camera.asked(EXPORT)
-        storage(camera).recordings[recording.recording_id].stopped = None
-        assert only(await ask(camera, action="estimate", recording=recording.recording_id)).estimate.size_bytes is None  # type: ignore[union-attr]
+    )
+    assert told.estimate is not None and told.estimate.stopped_at == NOON + timedelta(seconds=60)
+    size = sum(map(len, matroska(storage(camera).window(recording, None, None).footage)))
+    assert told.estimate.size_bytes is not None and 0 <= told.estimate.size_bytes - size < 1024
+    assert not camera.asked(EXPORT)
+    storage(camera).recordings[recording.recording_id].stopped = None
+    assert only(await ask(camera, action="estimate", recording=recording.recording_id)).estimate.size_bytes is None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("profile", ["mid", "old"])
@@ -302,99 +295,91 @@ async def test_a_broken_download_is_gone_on_with_from_what_is_whole(
 
 
 async def test_a_download_that_breaks_each_time_is_an_error_that_names_what_is_kept(
-    ask: Ask, store: CaptureStore
+    ask: Ask, camera: Camera, store: CaptureStore
 ) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        storage(camera).cuts = [20_000, 9_000]
-        with pytest.raises(
-            Unreachable, match=r"broke its answer off .*partial\.mkv.*start=2026-01-01T12:00:"
-        ) as caught:
-            await ask(camera, action="export", attempts=2, **approved(camera, recording))
-        assert caught.value.retryable is False
+    recording = fresh(camera)
+    storage(camera).cuts = [20_000, 9_000]
+    with pytest.raises(Unreachable, match=r"broke its answer off .*partial\.mkv.*start=2026-01-01T12:00:") as caught:
+        await ask(camera, action="export", attempts=2, **approved(camera, recording))
+    assert caught.value.retryable is False
     kept = [one.name for one in store.files()]
     assert len(kept) == 2 and all(name.endswith(".partial.mkv") and name in str(caught.value) for name in kept)
 
 
-async def test_a_broken_mp4_is_fetched_again_from_its_beginning(ask: Ask, store: CaptureStore) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        storage(camera).cuts = [8_000]
-        found = only(await ask(camera, action="export", format="mp4", **approved(camera, recording)))
-        [made] = found.files
-        assert made.whole and made.file.name.endswith(".part2.mp4")
-        expected = b"".join(mp4(storage(camera).window(recording, None, None).footage))
-        assert store.path(made.file.name).read_bytes() == expected
-        storage(camera).cuts = [8_000]
-        with pytest.raises(Unreachable, match=r"partial\.mp4"):
-            await ask(camera, action="export", format="mp4", attempts=1, **approved(camera, recording))
+async def test_a_broken_mp4_is_fetched_again_from_its_beginning(ask: Ask, camera: Camera, store: CaptureStore) -> None:
+    recording = fresh(camera)
+    storage(camera).cuts = [8_000]
+    found = only(await ask(camera, action="export", format="mp4", **approved(camera, recording)))
+    [made] = found.files
+    assert made.whole and made.file.name.endswith(".part2.mp4")
+    expected = b"".join(mp4(storage(camera).window(recording, None, None).footage))
+    assert store.path(made.file.name).read_bytes() == expected
+    storage(camera).cuts = [8_000]
+    with pytest.raises(Unreachable, match=r"partial\.mp4"):
+        await ask(camera, action="export", format="mp4", attempts=1, **approved(camera, recording))
 
 
-async def test_a_download_that_falls_silent_is_over_after_a_while(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_download_that_falls_silent_is_over_after_a_while(
+    ask: Ask, camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exporting, "IDLE_SECONDS", 0.3)
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        storage(camera).seconds_between = 5
-        with pytest.raises(Unreachable, match="sent nothing for"):
-            await ask(camera, action="export", attempts=1, **approved(camera, recording))
+    recording = fresh(camera)
+    storage(camera).seconds_between = 5
+    with pytest.raises(Unreachable, match="sent nothing for"):
+        await ask(camera, action="export", attempts=1, **approved(camera, recording))
 
 
-async def test_the_most_bytes_are_never_exceeded(ask: Ask, store: CaptureStore) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera, 300)
-        with pytest.raises(Rejected, match="more than max_bytes") as caught:
-            await ask(camera, action="export", max_bytes=1 << 16, **approved(camera, recording))
-        assert "max_bytes" in str(caught.value) and not camera.asked(EXPORT)
-        # A camera that estimates too little is cut.
-        storage(camera).recordings[recording.recording_id].frame_bytes = 120
-        tiny = Response.xml(
-            '<ExportPropertiesResponse SchemaVersion="1.0"><Success><ExportProperties EstimatedFileSize="1" '
-            'Starttime="2026-01-01T12:00:00Z" Stoptime="2026-01-01T12:05:00Z"/></Success></ExportPropertiesResponse>'
-        )
-        camera.device.faults.add(PROPERTIES, Fault("answer", count=None, response=tiny))
-        found = only(await ask(camera, action="export", max_bytes=1 << 16, **approved(camera, recording)))
+async def test_the_most_bytes_are_never_exceeded(ask: Ask, camera: Camera, store: CaptureStore) -> None:
+    recording = fresh(camera, 300)
+    with pytest.raises(Rejected, match="more than max_bytes") as caught:
+        await ask(camera, action="export", max_bytes=1 << 16, **approved(camera, recording))
+    assert "max_bytes" in str(caught.value) and not camera.asked(EXPORT)
+    # A camera that estimates too little is cut.
+    storage(camera).recordings[recording.recording_id].frame_bytes = 120
+    tiny = Response.xml(
+        '<ExportPropertiesResponse SchemaVersion="1.0"><Success><ExportProperties EstimatedFileSize="1" '
+        'Starttime="2026-01-01T12:00:00Z" Stoptime="2026-01-01T12:05:00Z"/></Success></ExportPropertiesResponse>'
+    )
+    camera.device.faults.add(PROPERTIES, Fault("answer", count=None, response=tiny))
+    found = only(await ask(camera, action="export", max_bytes=1 << 16, **approved(camera, recording)))
     [made] = found.files
     assert made.file.size_bytes == 1 << 16 and not made.whole and found.complete is False
     assert made.file.name.endswith(".partial.mkv") and "max_bytes" in found.remarks[0]
     assert made.stopped_at is not None and NOON < made.stopped_at < NOON + timedelta(seconds=300)
 
 
-async def test_an_export_that_takes_longer_than_allowed_is_refused_before_it_begins(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera, 600, frame_bytes=10_000)  # 30 MB
-        policy = ProbePolicy(ceiling="destroy", host_packets_per_second=40)
-        with pytest.raises(
-            Rejected, match=r"about 259 s at the 115,840 bytes a second .*max_seconds \(60\).*policy rate"
-        ):
-            await ask(camera, action="export", policy=policy, max_seconds=60, **approved(camera, recording))
-        assert not camera.asked(EXPORT)
+async def test_an_export_that_takes_longer_than_allowed_is_refused_before_it_begins(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera, 600, frame_bytes=10_000)  # 30 MB
+    policy = ProbePolicy(ceiling="destroy", host_packets_per_second=40)
+    with pytest.raises(Rejected, match=r"about 259 s at the 115,840 bytes a second .*max_seconds \(60\).*policy rate"):
+        await ask(camera, action="export", policy=policy, max_seconds=60, **approved(camera, recording))
+    assert not camera.asked(EXPORT)
 
 
-async def test_the_most_seconds_end_a_download_and_what_came_is_kept(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera, 120)
-        storage(camera).seconds_between = 0.2
-        found = only(await ask(camera, action="export", max_seconds=5, **approved(camera, recording)))
+async def test_the_most_seconds_end_a_download_and_what_came_is_kept(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera, 120)
+    storage(camera).seconds_between = 0.2
+    found = only(await ask(camera, action="export", max_seconds=5, **approved(camera, recording)))
     assert found.complete is False and found.files[0].file.size_bytes > 0
     assert found.remarks == ["Cut because max_seconds were over."]
 
 
-async def test_a_full_store_is_said_before_anything_is_fetched(ask: Ask, tmp_path: Path) -> None:
+async def test_a_full_store_is_said_before_anything_is_fetched(ask: Ask, camera: Camera, tmp_path: Path) -> None:
     small = CaptureStore(folder=tmp_path / "small", quota_bytes=1 << 20)
     small.write("old.bin", bytes((1 << 20) - 1000))
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        with pytest.raises(Busy, match="full"):
-            await ask(camera, action="export", store=small, **approved(camera, recording))
-        assert not camera.asked(EXPORT)
+    recording = fresh(camera)
+    with pytest.raises(Busy, match="full"):
+        await ask(camera, action="export", store=small, **approved(camera, recording))
+    assert not camera.asked(EXPORT)
     assert [one.name for one in small.files()] == ["old.bin"]
 
 
-async def test_a_store_with_less_room_than_allowed_takes_what_the_camera_estimates(ask: Ask, tmp_path: Path) -> None:
+async def test_a_store_with_less_room_than_allowed_takes_what_the_camera_estimates(
+    ask: Ask, camera: Camera, tmp_path: Path
+) -> None:
     small = CaptureStore(folder=tmp_path / "small", quota_bytes=8 << 20)
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        found = only(await ask(camera, action="export", store=small, **approved(camera, recording)))
+    recording = fresh(camera)
+    found = only(await ask(camera, action="export", store=small, **approved(camera, recording)))
     assert found.complete and small.usage() == found.files[0].file.size_bytes
 
 
@@ -412,29 +397,27 @@ async def test_a_store_with_less_room_than_allowed_takes_what_the_camera_estimat
     ],
 )  # fmt: skip
 async def test_what_is_no_recording_is_never_kept_as_one(
-    ask: Ask, store: CaptureStore, answer: Response, kind: type[ToolError], message: str
+    ask: Ask, camera: Camera, store: CaptureStore, answer: Response, kind: type[ToolError], message: str
 ) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        camera.device.faults.add(EXPORT, Fault("answer", count=None, response=answer))
-        with pytest.raises(kind, match=message):
-            await ask(camera, action="export", **approved(camera, recording))
+    recording = fresh(camera)
+    camera.device.faults.add(EXPORT, Fault("answer", count=None, response=answer))
+    with pytest.raises(kind, match=message):
+        await ask(camera, action="export", **approved(camera, recording))
     assert store.files() == [] and store.usage() == 0
 
 
-async def test_the_cameras_error_codes_are_explained(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        with pytest.raises(InvalidParameters, match=r"code 150.*inside the recording's own times"):
-            await ask(camera, action="export", start="2026-01-02T00:00:00Z", **approved(camera, recording))
-        with pytest.raises(NotFound, match="no recording"):
-            await ask(
-                camera,
-                action="export",
-                recording="20200101_000000_AAAA_B8A44F7C1D20",
-                confirm=f"{camera.address} 20200101_000000_AAAA_B8A44F7C1D20",
-            )
-        assert not camera.asked(EXPORT)
+async def test_the_cameras_error_codes_are_explained(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    with pytest.raises(InvalidParameters, match=r"code 150.*inside the recording's own times"):
+        await ask(camera, action="export", start="2026-01-02T00:00:00Z", **approved(camera, recording))
+    with pytest.raises(NotFound, match="no recording"):
+        await ask(
+            camera,
+            action="export",
+            recording="20200101_000000_AAAA_B8A44F7C1D20",
+            confirm=f"{camera.address} 20200101_000000_AAAA_B8A44F7C1D20",
+        )
+    assert not camera.asked(EXPORT)
 
 
 async def test_a_camera_before_export_says_so_and_mp4_only_where_the_camera_has_it(ask: Ask) -> None:
@@ -447,28 +430,26 @@ async def test_a_camera_before_export_says_so_and_mp4_only_where_the_camera_has_
             await ask(old, action="export", format="mp4", **approved(old, recording))
 
 
-async def test_others_may_talk_with_the_camera_during_a_download(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        storage(camera).seconds_between = 0.1
-        export = asyncio.ensure_future(ask(camera, action="export", **approved(camera, recording)))
-        while not camera.asked(EXPORT):
-            await asyncio.sleep(0.02)
-        assert only(await ask(camera)).outcome == "done" and not export.done()
-        assert only(await export).complete
+async def test_others_may_talk_with_the_camera_during_a_download(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    storage(camera).seconds_between = 0.1
+    export = asyncio.ensure_future(ask(camera, action="export", **approved(camera, recording)))
+    while not camera.asked(EXPORT):
+        await asyncio.sleep(0.02)
+    assert only(await ask(camera)).outcome == "done" and not export.done()
+    assert only(await export).complete
 
 
-async def test_a_cancelled_export_keeps_what_had_come(ask: Ask, store: CaptureStore) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera, frame_bytes=60_000)
-        storage(camera).seconds_between = 0.05
-        export = asyncio.ensure_future(ask(camera, action="export", **approved(camera, recording)))
-        while not any(path.stat().st_size for path in store.folder.rglob("*.partial.mkv")):
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
-        export.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await export
+async def test_a_cancelled_export_keeps_what_had_come(ask: Ask, camera: Camera, store: CaptureStore) -> None:
+    recording = fresh(camera, frame_bytes=60_000)
+    storage(camera).seconds_between = 0.05
+    export = asyncio.ensure_future(ask(camera, action="export", **approved(camera, recording)))
+    while not any(path.stat().st_size for path in store.folder.rglob("*.partial.mkv")):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
+    export.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await export
     [kept] = store.files()
     assert kept.name.endswith(".partial.mkv") and kept.size_bytes > 0
 
@@ -484,79 +465,75 @@ async def test_a_recording_is_fetched_over_tls_with_a_pinned_certificate(ask: As
 # --- removal ---------------------------------------------------------------------------------------------------------
 
 
-async def test_exactly_one_recording_is_removed_with_approval(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        other = storage(camera).add(NOON - timedelta(days=1), 60)
-        recording = storage(camera).add(NOON, 60)
-        for confirm in (None, camera.address, recording.recording_id, f"{camera.address} {other.recording_id}"):
-            with pytest.raises(Refused):
-                await ask(camera, action="remove", recording=recording.recording_id, confirm=confirm)
-        with pytest.raises(Refused, match="destroy"):
-            await ask(camera, action="remove", policy=ProbePolicy(), **approved(camera, recording))
-        assert camera.requests == []
-        with pytest.raises(Forbidden):
-            await ask(camera, action="remove", user="viewer", **approved(camera, recording))
-        found = only(await ask(camera, action="remove", user="operator", **approved(camera, recording)))
-        assert found.removed is True and found.recordings[0].recording_id == recording.recording_id
-        assert recording.recording_id not in storage(camera).recordings
-        assert other.recording_id in storage(camera).recordings and len(storage(camera).recordings) == 4
-        sent = [one for one in camera.asked(REMOVE) if one.account == "operator"]
-        assert [one.body for one in sent] == [f"recordingid={recording.recording_id}".encode()]
+async def test_exactly_one_recording_is_removed_with_approval(ask: Ask, camera: Camera) -> None:
+    other = storage(camera).add(NOON - timedelta(days=1), 60)
+    recording = storage(camera).add(NOON, 60)
+    for confirm in (None, camera.address, recording.recording_id, f"{camera.address} {other.recording_id}"):
+        with pytest.raises(Refused):
+            await ask(camera, action="remove", recording=recording.recording_id, confirm=confirm)
+    with pytest.raises(Refused, match="destroy"):
+        await ask(camera, action="remove", policy=ProbePolicy(), **approved(camera, recording))
+    assert camera.requests == []
+    with pytest.raises(Forbidden):
+        await ask(camera, action="remove", user="viewer", **approved(camera, recording))
+    found = only(await ask(camera, action="remove", user="operator", **approved(camera, recording)))
+    assert found.removed is True and found.recordings[0].recording_id == recording.recording_id
+    assert recording.recording_id not in storage(camera).recordings
+    assert other.recording_id in storage(camera).recordings and len(storage(camera).recordings) == 4
+    sent = [one for one in camera.asked(REMOVE) if one.account == "operator"]
+    assert [one.body for one in sent] == [f"recordingid={recording.recording_id}".encode()]
 
 
 @pytest.mark.parametrize(
     "recording", ["all", "ALL", "*", "2026*", "a,b", "20260101_120000_A1B2_B8A44F7C1D20,all", "", "a b", "x\ny"]
 )
 @pytest.mark.parametrize("action", ["remove", "export", "estimate"])
-async def test_what_could_name_several_recordings_is_refused_in_code(ask: Ask, action: str, recording: str) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(InvalidParameters, match="exactly one recording"):
-            await ask(camera, action=action, recording=recording, confirm=f"{camera.address} {recording}")
-        assert camera.requests == []
+async def test_what_could_name_several_recordings_is_refused_in_code(
+    ask: Ask, camera: Camera, action: str, recording: str
+) -> None:
+    with pytest.raises(InvalidParameters, match="exactly one recording"):
+        await ask(camera, action=action, recording=recording, confirm=f"{camera.address} {recording}")
+    assert camera.requests == []
 
 
-async def test_a_recording_that_goes_on_is_not_removed(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        going = next(one for one in storage(camera).recordings.values() if one.stopped is None)
-        with pytest.raises(Conflict, match="goes on"):
-            await ask(camera, action="remove", **approved(camera, going))
-        assert not camera.asked(REMOVE)
+async def test_a_recording_that_goes_on_is_not_removed(ask: Ask, camera: Camera) -> None:
+    going = next(one for one in storage(camera).recordings.values() if one.stopped is None)
+    with pytest.raises(Conflict, match="goes on"):
+        await ask(camera, action="remove", **approved(camera, going))
+    assert not camera.asked(REMOVE)
 
 
-async def test_a_recording_that_is_still_there_after_removal_is_an_error(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        answer = Response.xml(f'<root><remove recordingid="{recording.recording_id}" result="OK"/></root>')
-        camera.device.faults.add(REMOVE, Fault("answer", response=answer))
-        with pytest.raises(Rejected, match="lists it still"):
-            await ask(camera, action="remove", **approved(camera, recording))
+async def test_a_recording_that_is_still_there_after_removal_is_an_error(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    answer = Response.xml(f'<root><remove recordingid="{recording.recording_id}" result="OK"/></root>')
+    camera.device.faults.add(REMOVE, Fault("answer", response=answer))
+    with pytest.raises(Rejected, match="lists it still"):
+        await ask(camera, action="remove", **approved(camera, recording))
 
 
-async def test_that_more_than_one_is_gone_is_said(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        for number in range(3):
-            storage(camera).add(NOON + timedelta(hours=number + 1), 10)
-        answer = Response.xml(f'<root><remove recordingid="{recording.recording_id}" result="OK"/></root>')
-        camera.device.faults.add(REMOVE, Fault("answer", response=answer, effect=True))
-        original = storage(camera).remove
+async def test_that_more_than_one_is_gone_is_said(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    for number in range(3):
+        storage(camera).add(NOON + timedelta(hours=number + 1), 10)
+    answer = Response.xml(f'<root><remove recordingid="{recording.recording_id}" result="OK"/></root>')
+    camera.device.faults.add(REMOVE, Fault("answer", response=answer, effect=True))
+    original = storage(camera).remove
 
-        def all_of_them(recording_id: str) -> None:
-            original(recording_id)
-            storage(camera).recordings.clear()
+    def all_of_them(recording_id: str) -> None:
+        original(recording_id)
+        storage(camera).recordings.clear()
 
-        storage(camera).remove = all_of_them  # type: ignore[method-assign]
-        found = only(await ask(camera, action="remove", **approved(camera, recording)))
+    storage(camera).remove = all_of_them  # type: ignore[method-assign]
+    found = only(await ask(camera, action="remove", **approved(camera, recording)))
     assert found.removed and "more than the one are gone" in found.remarks[0]
 
 
-async def test_a_read_only_disk_keeps_its_recordings_and_the_camera_says_why(ask: Ask) -> None:
-    with cameras("mid") as [camera]:
-        recording = fresh(camera)
-        storage(camera).disks["SD_DISK"].readonly = True
-        with pytest.raises(Rejected, match="write protected"):
-            await ask(camera, action="remove", **approved(camera, recording))
-        assert recording.recording_id in storage(camera).recordings
+async def test_a_read_only_disk_keeps_its_recordings_and_the_camera_says_why(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    storage(camera).disks["SD_DISK"].readonly = True
+    with pytest.raises(Rejected, match="write protected"):
+        await ask(camera, action="remove", **approved(camera, recording))
+    assert recording.recording_id in storage(camera).recordings
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -575,12 +552,11 @@ async def test_a_read_only_disk_keeps_its_recordings_and_the_camera_says_why(ask
     ],
 )
 async def test_wrong_parameters_are_named_before_anything_is_sent(
-    ask: Ask, params: dict[str, Any], message: str
+    ask: Ask, camera: Camera, params: dict[str, Any], message: str
 ) -> None:
-    with cameras("mid") as [camera]:
-        with pytest.raises(InvalidParameters, match=message):
-            await ask(camera, **params)
-        assert camera.requests == []
+    with pytest.raises(InvalidParameters, match=message):
+        await ask(camera, **params)
+    assert camera.requests == []
 
 
 async def test_export_and_removal_take_one_camera_and_are_destroy(ask: Ask) -> None:
