@@ -407,7 +407,7 @@ def title(report: Report) -> str:
         return f"{cameras}, nothing wrong in what they tell; {silent} {'does' if silent == 1 else 'do'} not tell all"
     if not report.findings:
         return f"{cameras}, all as they should be"
-    return f"{cameras}, {count(len(report.findings), 'finding')} on {affected} ({grave})"
+    return f"{cameras}, {count(len(report.findings), 'finding')} on {count(affected, 'camera')} ({grave})"
 
 
 def camera_rows(report: Report) -> list[dict[str, str]]:
@@ -421,7 +421,7 @@ def camera_rows(report: Report) -> list[dict[str, str]]:
             "serial": facts.serial or "",
             "firmware": facts.firmware or "",
             "audited": "yes" if facts.reachable else f"no: {facts.problem}",
-            "clock": "" if facts.clock_offset_s is None else f"{facts.clock_offset_s:+.0f} s",
+            "clock": "" if facts.clock_offset_s is None else f"{round(facts.clock_offset_s):+d} s",
             "certificate": "" if facts.certificate_days is None else count(facts.certificate_days, "day"),
             "storage": _disks(facts),
             "recording": _yes(facts.recording),

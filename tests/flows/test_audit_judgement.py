@@ -181,7 +181,7 @@ def test_a_policy_whose_versions_make_no_sense_is_refused(wrong: dict[str, str])
 def test_the_digest_says_what_matters_first_and_names_are_harmless() -> None:
     cameras = [camera(), camera(target="10.0.0.6", masks=0), CameraFacts(target="10.0.0.7<i>", problem="Silent.")]
     report = Report(site="yard", cameras=cameras, findings=findings_of(cameras, STRICT))
-    assert _audit.title(report) == "2 of 3 cameras audited, 2 findings on 2 (1 critical, 1 high)"
+    assert _audit.title(report) == "2 of 3 cameras audited, 2 findings on 2 cameras (1 critical, 1 high)"
     assert report.outcome == "Partial"
     lines = _audit.text(report).splitlines()
     assert lines[2].startswith("- critical: 10.0.0.6: It must show a privacy mask")

@@ -322,7 +322,7 @@ class Reading:
         self._found["time"] = DeviceTime(
             source="HTTP header Date",
             device_at=device_at,
-            offset_seconds=round(offset, 1),
+            offset_seconds=round(offset, 1) + 0.0,  # never -0.0
             time_zone=said(settings.get("Time.TimeZone") or settings.get("Time.POSIXTimeZone") or "", 80) or None,
             sync_source=said(settings.get("Time.SyncSource", ""), 40) or None,
         )
