@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import InvalidParameters, ToolError
+from tasks.core.words import count
 from tasks.network.vapix._wire import Declined, Nonsense
 from tasks.network.vapix._xml import anywhere, child, local, raise_for_result
 
@@ -322,3 +323,12 @@ def wire_time(when: datetime) -> str:
     '2026-01-01T12:00:00.250000Z'
     """
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def size_in_words(size_bytes: int) -> str:
+    """A size as people say it.
+
+    >>> size_in_words(25_627), size_in_words(1_250_000_000)
+    ('25,627 bytes', '1,250.0 MB')
+    """
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else count(size_bytes, "byte")

@@ -21,7 +21,7 @@ from tasks.core.log import run_logger
 from tasks.core.models import FileRef
 from tasks.core.progress import Progress
 from tasks.network.probe._connection import SEGMENT_BYTES
-from tasks.network.vapix._recording import Recording, parse_time, refuse_failure, text, whole, wire_time
+from tasks.network.vapix._recording import Recording, parse_time, refuse_failure, size_in_words, text, whole, wire_time
 from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
 from tasks.network.vapix._wire import Nonsense, said
 from tasks.network.vapix._xml import anywhere, parse_xml
@@ -387,14 +387,14 @@ class _Part:
         if stream.over:
             self.remarks.append("Cut because max_seconds were over.")
         self.whole = not self.remarks and length is not None and self.received >= length
-        await progress.tell(100.0, f"{self._label()} over at {self.received / 1e6:,.1f} MB")
+        await progress.tell(100.0, f"{self._label()}: ended with {size_in_words(self.received)}")
 
     def _how_far(self, length: int | None) -> tuple[float, str]:
         """How much of what was announced has come, percent and in words; what was only estimated never counts as all of it."""
         total = self.promised.size_bytes if length is None else length
         percent = min(99.0, 100.0 * self.received / total) if total else 0.0
-        share = f", {percent:.0f} % of {total / 1e6:,.1f} MB" if total else ""
-        return percent, f"{self._label()}: {self.received / 1e6:,.1f} MB{share}"
+        share = f", {percent:.0f} % of {size_in_words(total)}" if total else ""
+        return percent, f"{self._label()}: {size_in_words(self.received)}{share}"
 
     def _label(self) -> str:
         return f"Export of {self.name.rpartition('/')[2]}"

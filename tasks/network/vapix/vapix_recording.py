@@ -29,6 +29,7 @@ from tasks.network.vapix._recording import (
     find_recording,
     list_recordings,
     refuse_failure,
+    size_in_words,
 )
 from tasks.network.vapix._recording_export import Estimate, ExportedFile, ExportFormat
 
@@ -178,19 +179,19 @@ class RecordingResult(CamerasResult):
         if camera.files:
             size = sum(one.file.size_bytes for one in camera.files)
             names = ", ".join(one.file.name for one in camera.files)
-            return f"{camera.target}: {'' if camera.complete else 'PARTIAL, '}{_size(size)} in {names}"
+            return f"{camera.target}: {'' if camera.complete else 'PARTIAL, '}{size_in_words(size)} in {names}"
         if camera.removed is not None:
             return f"{camera.target}: {camera.recordings[0].recording_id} is removed"
         if camera.estimate is not None:
             size_bytes = camera.estimate.size_bytes
-            return f"{camera.target}: about {_size(size_bytes)}" if size_bytes else f"{camera.target}: size unknown"
+            return (
+                f"{camera.target}: about {size_in_words(size_bytes)}"
+                if size_bytes
+                else f"{camera.target}: size unknown"
+            )
         more = "" if camera.complete else " and more"
         running = sum(one.running for one in camera.recordings)
         return f"{camera.target}: {count(len(camera.recordings), 'recording')}{more}{f', {running} going on' if running else ''}"
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else count(size_bytes, "byte")
 
 
 @dataclass

@@ -209,7 +209,7 @@ async def test_a_download_tells_in_the_log_how_far_it_is(
     *underway, last = told
     shares = [int(line.split(", ")[1].partition(" %")[0]) for line in underway]
     assert len(shares) > 3 and shares == sorted(shares) and 50 < shares[-1] < 100
-    assert recording.recording_id in told[0] and " over at " in last
+    assert recording.recording_id in told[0] and ": ended with " in last
 
 
 @pytest.mark.parametrize("profile", ["old", "9.80", "mid", "new"])
