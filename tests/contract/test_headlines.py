@@ -82,7 +82,7 @@ def test_what_is_looked_for_is_found() -> None:
 
 FINDINGS = sorted(Path("tasks").rglob("_*findings.py"))
 NOUN = re.compile(
-    r" (?:[a-z]+ )?(?:addresses|answers|clients|conversations|days|handshakes|hosts|lookups|mails|messages|names|packets|ports|"
+    r" (?:[a-z]+ )?(?:addresses|answers|clients|conversations|days|handshakes|hosts|logins|lookups|mails|messages|names|packets|ports|"
     r"queries|questions|recipients|requests|senders|servers|sessions|times|transfers|tunnels)\b"
 )
 WHO = {"server", "client", "who", "ratio", "name", "host", "entry['ratio']", "entry['service']"}

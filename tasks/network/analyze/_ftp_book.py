@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tasks.network.analyze import _ftp_findings as say
 from tasks.network.analyze._ftp_stream import CONTROL_PORT, IMPLICIT_PORT
 from tasks.network.analyze._ftp_wire import CHANGES, LISTINGS, UPLOADS
-from tasks.network.analyze._guessing import Guesses
+from tasks.network.analyze._guessing import Guesses, spraying
 from tasks.network.analyze._lines import at, may_repeat, shown
 from tasks.network.analyze._percentiles import Durations
 from tasks.network.analyze._tally import Findings, Tally
@@ -341,7 +341,7 @@ class FtpBook:
                 self.findings.add(code, subject, frame, lambda said=said: said)  # type: ignore[misc]
         for client, servers in self._guesses.sprays():
             frame = next(guessing.frames[0] for name, _, guessing in self._guesses if name == client)
-            self.findings.add("ftp.spraying", client, frame, lambda: say.spraying(client, servers))  # noqa: B023
+            self.findings.add("ftp.spraying", client, frame, lambda: spraying(client, servers))  # noqa: B023
 
 
 def _plain(address: str) -> str:

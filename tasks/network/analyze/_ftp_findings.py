@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tasks.core.words import count
-from tasks.network.analyze._report import Severity, guesses
+from tasks.network.analyze._guessing import guesses
+from tasks.network.analyze._report import Severity
 
 Said = tuple[Severity, str, str, str]
 """Severity, what, why, action."""
@@ -79,7 +80,7 @@ def writable(server: str, verb: str) -> Said:
 def brute_force(client: str, server: str, attempts: int, sessions: int, users: int, seconds: float) -> Said:
     return (
         Severity.HIGH,
-        f"{client} guesses its way into {server}: {guesses(attempts, users, sessions)}, {seconds:.0f} s.",
+        guesses(client, server, attempts, users, sessions, seconds),
         "Passwords that many have are found this way.",
         "Block the client, and limit attempts on the server.",
     )
@@ -88,18 +89,9 @@ def brute_force(client: str, server: str, attempts: int, sessions: int, users: i
 def broken_in(client: str, server: str, user: str, attempts: int) -> Said:
     return (
         Severity.CRITICAL,
-        f"{client} got into {server} as {user} after {attempts} refused logins.",
+        f"{client} got into {server} as {user} after {count(attempts, 'refused login')}.",
         "Its guessing may have hit.",
         "Look at once what was done in that session; change the password.",
-    )
-
-
-def spraying(client: str, servers: int) -> Said:
-    return (
-        Severity.HIGH,
-        f"{client} is refused by {count(servers, 'server')}.",
-        "It tries names and passwords from server to server.",
-        "Block the client; look for servers that let it in.",
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from tasks.core.words import count
+from tasks.network.analyze._report import Severity
 from tasks.network.analyze._tally import Tally
 
 REFUSALS: Final = 6
@@ -79,3 +81,23 @@ class Guesses:
     def sprays(self) -> list[tuple[str, int]]:
         """Clients that many servers refused, with how many."""
         return [(client, len(servers)) for client, servers in self._servers if len(servers) >= SPRAYED_SERVERS]
+
+
+def guesses(client: str, server: str, refused: int, users: int, sessions: int, seconds: float) -> str:
+    """Say how somebody tried passwords.
+
+    >>> guesses("10.0.0.9", "10.0.0.2:21", 40, 1, 3, 12.3)
+    '10.0.0.9 guesses its way into 10.0.0.2:21: 40 refused logins with 1 name, 3 connections, 12 s.'
+    """
+    tried = f"{count(refused, 'refused login')} with {count(users, 'name')}, {count(sessions, 'connection')}"
+    return f"{client} guesses its way into {server}: {tried}, {seconds:.0f} s."
+
+
+def spraying(client: str, servers: int) -> tuple[Severity, str, str, str]:
+    """What is said of somebody whom several servers refuse: severity, what, why, what to do."""
+    return (
+        Severity.HIGH,
+        f"{client} is refused by {count(servers, 'server')}.",
+        "It tries names and passwords from server to server.",
+        "Block the client; look for servers that let it in.",
+    )

@@ -65,6 +65,31 @@ class Coverage(Row):
     )
 
 
+class Times(Row):
+    """How long something took; percentiles are what so many percent did not exceed."""
+
+    count: int = Field(ge=0, description="How many were measured.")
+    p50_ms: float | None = Field(description="Median, milliseconds.")
+    p90_ms: float | None = Field(description="90th percentile, milliseconds.")
+    p99_ms: float | None = Field(description="99th percentile, milliseconds.")
+    longest_ms: float | None = Field(description="The longest, milliseconds.")
+
+
+class CommandCount(Row):
+    """A command of FTP or SMTP."""
+
+    command: str = Field(description="Its name.")
+    count: int = Field(ge=0, description="How often it was given.")
+    failed: int = Field(ge=0, description="How often it was answered with 4xx or 5xx.")
+
+
+class ReplyCount(Row):
+    """A kind of reply of FTP or SMTP."""
+
+    code: int = Field(description="Its three digits.")
+    count: int = Field(ge=0, description="How often it came.")
+
+
 class AnalyzerResult(ToolResult):
     """Base of an analyzer's report."""
 
@@ -114,12 +139,3 @@ def plain_finding(
         "count": max(1, count),
         "frames": sorted(set(frames or ()))[:MOST_FRAMES],
     }
-
-
-def guesses(refused: int, users: int, sessions: int) -> str:
-    """Say how somebody tried passwords.
-
-    >>> guesses(40, 1, 3)
-    '40 refused logins with 1 name, 3 connections'
-    """
-    return f"{count(refused, 'refused login')} with {count(users, 'name')}, {count(sessions, 'connection')}"

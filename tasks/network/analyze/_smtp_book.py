@@ -7,7 +7,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from tasks.network.analyze import _smtp_findings as say
-from tasks.network.analyze._guessing import Guesses
+from tasks.network.analyze._guessing import Guesses, spraying
 from tasks.network.analyze._lines import at, may_repeat, shown
 from tasks.network.analyze._percentiles import Durations
 from tasks.network.analyze._smtp_relay import REFUSES, Relays
@@ -355,7 +355,7 @@ class SmtpBook:
                 self.findings.add(code, subject, frame, lambda said=said: said)  # type: ignore[misc]
         for client, servers in self._guesses.sprays():
             frame = next(guessing.frames[0] for name, _, guessing in self._guesses if name == client)
-            self.findings.add("smtp.spraying", client, frame, lambda: say.spraying(client, servers))  # noqa: B023
+            self.findings.add("smtp.spraying", client, frame, lambda: spraying(client, servers))  # noqa: B023
 
     def _finish_mails(self) -> None:
         for (server, verb, code, status), row in self.rejections:

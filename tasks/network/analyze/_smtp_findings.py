@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tasks.core.words import count
-from tasks.network.analyze._report import Severity, guesses
+from tasks.network.analyze._guessing import guesses
+from tasks.network.analyze._report import Severity
 
 Said = tuple[Severity, str, str, str]
 """Severity, what, why, action."""
@@ -104,7 +105,7 @@ def odd_end(server: str, client: str) -> Said:
 def brute_force(client: str, server: str, attempts: int, sessions: int, users: int, seconds: float) -> Said:
     return (
         Severity.HIGH,
-        f"{client} guesses its way into {server}: {guesses(attempts, users, sessions)}, {seconds:.0f} s.",
+        guesses(client, server, attempts, users, sessions, seconds),
         "An account that is found is used to send spam within minutes.",
         "Block the client, limit attempts, and offer AUTH on the submission port only.",
     )
@@ -113,18 +114,9 @@ def brute_force(client: str, server: str, attempts: int, sessions: int, users: i
 def broken_in(client: str, server: str, user: str, attempts: int) -> Said:
     return (
         Severity.CRITICAL,
-        f"{client} got into {server} as {user or 'somebody'} after {attempts} refused logins.",
+        f"{client} got into {server} as {user or 'somebody'} after {count(attempts, 'refused login')}.",
         "Its guessing may have hit.",
         "Look at what was sent from there; change the password.",
-    )
-
-
-def spraying(client: str, servers: int) -> Said:
-    return (
-        Severity.HIGH,
-        f"{client} is refused by {count(servers, 'server')}.",
-        "It tries names and passwords from server to server.",
-        "Block the client; look for servers that let it in.",
     )
 
 

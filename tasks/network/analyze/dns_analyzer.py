@@ -8,7 +8,7 @@ from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, gravest_first
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, Times, gravest_first
 
 
 class DnsAnalyzer(PayloadAnalyzerParams):
@@ -20,16 +20,6 @@ class DnsCount(Row):
 
     name: str = Field(description="What was counted.")
     count: int = Field(description="How often it was seen.")
-
-
-class DnsTimes(Row):
-    """How long answers took, from query to answer; percentiles are what so many percent did not exceed."""
-
-    count: int = Field(description="Answers whose query is in the capture.")
-    p50_ms: float | None = Field(description="Median, milliseconds.")
-    p90_ms: float | None = Field(description="90th percentile, milliseconds.")
-    p99_ms: float | None = Field(description="99th percentile, milliseconds.")
-    longest_ms: float | None = Field(description="The longest, milliseconds.")
 
 
 class DnsName(Row):
@@ -81,7 +71,7 @@ class DnsServer(Row):
     answer_bytes: int = Field(description="Bytes of the answers over UDP.")
     ratio: float | None = Field(description="Bytes of answers for each byte of queries.")
     clients: int = Field(description="Clients that asked it.")
-    times: DnsTimes = Field(description="How long it took to answer.")
+    times: Times = Field(description="How long it took to answer.")
 
 
 class DnsSlowest(Row):
@@ -134,7 +124,7 @@ class DnsReport(AnalyzerResult):
     retried_over_tcp: int = Field(description="Questions that were then asked over TCP.")
     names_seen: int = Field(description="Different names, as far as told apart.")
     names_left_out: int = Field(description="Rare names that were not kept.")
-    times: DnsTimes = Field(description="How long answers took.")
+    times: Times = Field(description="How long answers took.")
     rcodes: list[DnsCount] = Field(description="Answers by response code.")
     types: list[DnsCount] = Field(description="Queries by record type.")
     opcodes: list[DnsCount] = Field(description="Messages that are no standard query, by operation.")

@@ -10,21 +10,11 @@ from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Row
+from tasks.network.analyze._report import AnalyzerResult, CommandCount, ReplyCount, Row, Times
 
 
 class FtpAnalyzer(PayloadAnalyzerParams):
     """Parameters of `ftp_analyzer`. Data channels of a stored capture are found beyond `host` and `port`."""
-
-
-class FtpTimes(Row):
-    """Durations, in milliseconds."""
-
-    count: int = Field(ge=0, description="How many there are.")
-    p50_ms: float | None = Field(description="Median.")
-    p90_ms: float | None = Field(description="90 % are not longer.")
-    p99_ms: float | None = Field(description="99 % are not longer.")
-    longest_ms: float | None = Field(description="The longest.")
 
 
 class FtpLogins(Row):
@@ -34,21 +24,6 @@ class FtpLogins(Row):
     refused: int = Field(ge=0, description="Logins that were refused.")
     anonymous: int = Field(ge=0, description="Accepted ones without a name of one's own.")
     in_clear: int = Field(ge=0, description="Passwords in clear text, anonymous ones left out; none is shown.")
-
-
-class FtpCommand(Row):
-    """A command."""
-
-    command: str = Field(description="Its name.")
-    count: int = Field(ge=0, description="How often it was given.")
-    failed: int = Field(ge=0, description="How often it was answered with 4xx or 5xx.")
-
-
-class FtpReply(Row):
-    """A kind of reply."""
-
-    code: int = Field(description="Its three digits.")
-    count: int = Field(ge=0, description="How often it came.")
 
 
 class FtpFailure(Row):
@@ -154,13 +129,13 @@ class FtpReport(AnalyzerResult):
     )
     logins: FtpLogins = Field(description="How logins came out.")
     commands_seen: int = Field(ge=0, description="Commands.")
-    commands: list[FtpCommand] = Field(description="Commands, the most frequent first.")
+    commands: list[CommandCount] = Field(description="Commands, the most frequent first.")
     unknown_commands: int = Field(ge=0, description="Lines of clients that are no known command.")
     replies_seen: int = Field(ge=0, description="Replies.")
-    replies: list[FtpReply] = Field(description="Replies by code, the most frequent first.")
+    replies: list[ReplyCount] = Field(description="Replies by code, the most frequent first.")
     failures: list[FtpFailure] = Field(description="What failed, by command and code, the most frequent first.")
-    reply_times: FtpTimes = Field(description="From a command to the first reply to it.")
-    banner_times: FtpTimes = Field(description="From the opening of the connection to the greeting.")
+    reply_times: Times = Field(description="From a command to the first reply to it.")
+    banner_times: Times = Field(description="From the opening of the connection to the greeting.")
     users_seen: int = Field(ge=0, description="Distinct names at distinct servers.")
     users: list[FtpUser] = Field(description="Names, the most frequent first.")
     servers_seen: int = Field(ge=0, description="Distinct servers.")

@@ -8,7 +8,7 @@ from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, gravest_first
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Finding, Row, Times, gravest_first
 
 
 class HttpAnalyzer(PayloadAnalyzerParams):
@@ -20,16 +20,6 @@ class HttpCount(Row):
 
     name: str = Field(description="What was counted.")
     count: int = Field(description="How often it was seen.")
-
-
-class HttpTimes(Row):
-    """Time to the first byte of answers; percentiles are what so many percent did not exceed."""
-
-    count: int = Field(description="Answers whose request is in the capture.")
-    p50_ms: float | None = Field(description="Median, milliseconds.")
-    p90_ms: float | None = Field(description="90th percentile, milliseconds.")
-    p99_ms: float | None = Field(description="99th percentile, milliseconds.")
-    longest_ms: float | None = Field(description="The longest, milliseconds.")
 
 
 class HttpHost(Row):
@@ -44,7 +34,7 @@ class HttpHost(Row):
     unanswered: int = Field(description="Requests whose connection was closed without an answer.")
     bytes_up: int = Field(description="Bytes of request bodies.")
     bytes_down: int = Field(description="Bytes of answer bodies.")
-    times: HttpTimes = Field(description="Time to the first byte of its answers.")
+    times: Times = Field(description="Time to the first byte of its answers.")
 
 
 class HttpClient(Row):
@@ -102,7 +92,7 @@ class HttpReport(AnalyzerResult):
     malformed: int = Field(description="Places where a conversation went on with what is no HTTP message.")
     bytes_up: int = Field(description="Bytes of request bodies.")
     bytes_down: int = Field(description="Bytes of answer bodies, as transferred.")
-    times: HttpTimes = Field(description="Time to the first byte of answers.")
+    times: Times = Field(description="Time to the first byte of answers.")
     methods: list[HttpCount] = Field(description="Requests by method.")
     statuses: list[HttpCount] = Field(description="Answers by status code.")
     versions: list[HttpCount] = Field(description="Requests by version.")

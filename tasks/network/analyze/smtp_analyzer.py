@@ -10,21 +10,11 @@ from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, PayloadAnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Row
+from tasks.network.analyze._report import AnalyzerResult, CommandCount, ReplyCount, Row, Times
 
 
 class SmtpAnalyzer(PayloadAnalyzerParams):
     """Parameters of `smtp_analyzer`."""
-
-
-class SmtpTimes(Row):
-    """Durations, in milliseconds."""
-
-    count: int = Field(ge=0, description="How many there are.")
-    p50_ms: float | None = Field(description="Median.")
-    p90_ms: float | None = Field(description="90 % are not longer.")
-    p99_ms: float | None = Field(description="99 % are not longer.")
-    longest_ms: float | None = Field(description="The longest.")
 
 
 class SmtpTls(Row):
@@ -54,21 +44,6 @@ class SmtpMails(Row):
     bytes: int = Field(ge=0, description="Bytes of their texts, as they were sent.")
     largest_bytes: int = Field(ge=0, description="Bytes of the largest.")
     chunks: int = Field(ge=0, description="Chunks sent with BDAT.")
-
-
-class SmtpCommand(Row):
-    """A command."""
-
-    command: str = Field(description="Its name.")
-    count: int = Field(ge=0, description="How often it was given.")
-    failed: int = Field(ge=0, description="How often it was answered with 4xx or 5xx.")
-
-
-class SmtpReply(Row):
-    """A kind of reply."""
-
-    code: int = Field(description="Its three digits.")
-    count: int = Field(ge=0, description="How often it came.")
 
 
 class SmtpRejection(Row):
@@ -195,12 +170,12 @@ class SmtpReport(AnalyzerResult):
     tls: SmtpTls = Field(description="Conversations by their encryption.")
     pipelining: SmtpPipelining = Field(description="Conversations by whether commands came in groups.")
     commands_seen: int = Field(ge=0, description="Commands in clear text.")
-    commands: list[SmtpCommand] = Field(description="Commands, the most frequent first.")
+    commands: list[CommandCount] = Field(description="Commands, the most frequent first.")
     unknown_commands: int = Field(ge=0, description="Lines of clients that are no known command.")
     replies_seen: int = Field(ge=0, description="Replies in clear text.")
-    replies: list[SmtpReply] = Field(description="Replies by code, the most frequent first.")
-    reply_times: SmtpTimes = Field(description="From a command, or the end of a mail, to the reply.")
-    banner_times: SmtpTimes = Field(description="From the opening of the connection to the greeting.")
+    replies: list[ReplyCount] = Field(description="Replies by code, the most frequent first.")
+    reply_times: Times = Field(description="From a command, or the end of a mail, to the reply.")
+    banner_times: Times = Field(description="From the opening of the connection to the greeting.")
     mails: SmtpMails = Field(description="Mails in clear text.")
     recipients_accepted: int = Field(ge=0, description="Recipients that were accepted.")
     recipients_refused: int = Field(ge=0, description="Recipients that were refused.")

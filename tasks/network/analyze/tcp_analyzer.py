@@ -11,7 +11,7 @@ from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.core.words import count
 from tasks.network.analyze._params import TIMEOUT_SECONDS, WORKING_SECONDS, AnalyzerParams, analyze
-from tasks.network.analyze._report import AnalyzerResult, Coverage, Row, gravest_first
+from tasks.network.analyze._report import AnalyzerResult, Coverage, Row, Times, gravest_first
 
 
 class TcpAnalyzer(AnalyzerParams):
@@ -33,24 +33,12 @@ class TcpEvents(Row):
     keep_alive: int = Field(0, description="The sender asks whether the other side is still there.")
 
 
-class TcpTimes(Row):
-    """How long something took; percentiles are what so many percent did not exceed."""
-
-    count: int = Field(description="How many were measured.")
-    p50_ms: float | None = Field(description="Median, milliseconds.")
-    p90_ms: float | None = Field(description="90th percentile, milliseconds.")
-    p99_ms: float | None = Field(description="99th percentile, milliseconds.")
-    longest_ms: float | None = Field(description="The longest, milliseconds.")
-
-
 class TcpHandshakes(Row):
     """Round-trip times that handshakes tell."""
 
-    server: TcpTimes = Field(description="From the SYN to its answer: between the capture and the server.")
-    client: TcpTimes = Field(
-        description="From there to the client's acknowledgement: between the capture and the client."
-    )
-    whole: TcpTimes = Field(description="From the SYN to the client's acknowledgement.")
+    server: Times = Field(description="From the SYN to its answer: between the capture and the server.")
+    client: Times = Field(description="From there to the client's acknowledgement: between the capture and the client.")
+    whole: Times = Field(description="From the SYN to the client's acknowledgement.")
 
 
 class TcpEndings(Row):
@@ -155,7 +143,7 @@ async def tcp_analyzer(params: TcpAnalyzer) -> TcpReport:
         conversations=facts.conversations,
         endings=TcpEndings(**facts.endings),
         events=TcpEvents(**facts.events),
-        handshakes=TcpHandshakes(**{name: TcpTimes(**times) for name, times in facts.handshakes.items()}),
+        handshakes=TcpHandshakes(**{name: Times(**times) for name, times in facts.handshakes.items()}),
         top=[_conversation(row) for row in facts.rows],
         troubled=[_conversation(row) for row in facts.troubled],
         failing=[TcpServer(**{name: row[name] for name in TcpServer.model_fields}) for row in facts.servers],
