@@ -279,8 +279,8 @@ SITUATIONS = (
     Situation("vapix_event_services", "Which rules are there", f"{DOOR} {OFFICE}"),
     Situation(
         "vapix_event_streaming",
-        "What its inputs and lights say, and what they do in five seconds",
-        f"{DOOR} {OFFICE} --kind input light --seconds 5",
+        "How its ports and lights are, and what they do in five seconds",
+        f"{DOOR} {OFFICE} --kind port light --seconds 5",
         lines=16,
     ),
     Situation("vapix_network_settings", "Address, names and name servers", f"{DOOR} {OFFICE}"),

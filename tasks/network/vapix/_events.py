@@ -136,11 +136,11 @@ class CameraEvent(BaseModel):
 
     at: datetime | None = Field(None, description="When, by the camera's clock (UTC); None when it does not say.")
     kind: Kind | None = Field(
-        None, description="What it is about: input, output, motion, sound, light or ptz; None for anything else."
+        None, description="What it is about: port, motion, sound, light or ptz; None for anything else."
     )
     active: bool | None = Field(
         None,
-        description="Whether that is so now: motion seen, circuit closed, lit (or day), moving (or at the preset). None where not known.",
+        description="Whether that is so now: motion seen, port active, lit (or day), moving (or at the preset). None where not known.",
     )
     topic: str = Field(description="Its topic, such as tns1:Device/tnsaxis:IO/Port.")
     change: Change | None = Field(

@@ -1,8 +1,7 @@
-"""What an event is about, in a word, and whether what it tells of is so: as Home Assistant's `axis` library knows the topics.
+"""What an event is about, in a word, and whether what it tells of is so.
 
-Which topics tell of motion and which of an input, and what a light's or a relay's state is called, differs by firmware and by camera
-application. That library has learnt it from the cameras of many homes; it reads no bytes here, only a topic and a value that were already
-taken apart and bounded.
+Which topics tell of motion, sound, a light or a port differs by firmware and by camera application: Home Assistant's `axis` library has
+learnt it from the cameras of many homes. It reads no bytes here, only a topic that was already taken apart and bounded.
 """
 
 from __future__ import annotations
@@ -10,31 +9,43 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from axis.models.event import TOPIC_TO_GROUP, TOPIC_TO_STATE, Event, EventTopic
+from axis.models.event import TOPIC_TO_GROUP, Event, EventGroup
 
 
 class Kind(StrEnum):
     """What events are about."""
 
-    INPUT = "input"
-    OUTPUT = "output"
+    PORT = "port"
     MOTION = "motion"
     SOUND = "sound"
     LIGHT = "light"
     PTZ = "ptz"
 
 
-_TWO_STATES = {"0", "1", "true", "false", "on", "off", "active", "inactive"}
+_KINDS = {
+    # A topic of ports does not say which way a port goes: on most cameras one and the same tells of inputs and of outputs.
+    EventGroup.INPUT: Kind.PORT,
+    EventGroup.OUTPUT: Kind.PORT,
+    EventGroup.MOTION: Kind.MOTION,
+    EventGroup.SOUND: Kind.SOUND,
+    EventGroup.LIGHT: Kind.LIGHT,
+    EventGroup.PTZ: Kind.PTZ,
+}
+_MORE = {"tns1:Device/tnsaxis:IO/OutputPort": Kind.PORT, "tns1:Device/Trigger/DigitalInput": Kind.PORT}
+"""What the library does not know."""
+_SO, _NOT_SO = {"1", "true", "on", "active"}, {"0", "false", "off", "inactive"}
+"""How cameras write a state, in any case; which of these depends on the topic and the firmware."""
 
 
 def topics_of(kinds: Iterable[Kind]) -> list[str]:
     """The topic filters that take events of these kinds.
 
-    >>> topics_of([Kind.OUTPUT])
-    ['tns1:Device/Trigger/Relay//.']
+    >>> topics_of([Kind.SOUND])
+    ['tns1:AudioSource/tnsaxis:TriggerLevel//.']
     """
-    wanted = {kind.value for kind in kinds}
-    return [f"{topic.value}//." for topic, group in TOPIC_TO_GROUP.items() if group.value in wanted]
+    wanted = set(kinds)
+    known = {topic.value: _KINDS[group] for topic, group in TOPIC_TO_GROUP.items()} | _MORE
+    return [f"{topic}//." for topic, kind in known.items() if kind in wanted]
 
 
 def meaning(topic: str, data: Mapping[str, str]) -> tuple[Kind | None, bool | None]:
@@ -47,11 +58,8 @@ def meaning(topic: str, data: Mapping[str, str]) -> tuple[Kind | None, bool | No
     >>> meaning("tnsaxis:Storage/Recording", {"recording": "1"})
     (None, None)
     """
-    value = next((said for said in data.values() if said.lower() in _TWO_STATES), None)
-    # Newer firmware may write 1 as true; the states with names of their own keep them.
-    spelt = {"true": "1", "false": "0"}.get((value or "").lower(), value or "")
-    told = Event.decode({"topic": topic, "value": spelt})
-    if told.topic_base is EventTopic.UNKNOWN:
+    kind = _MORE.get(topic) or _KINDS.get(Event.decode({"topic": topic}).group)
+    if kind is None:
         return None, None
-    so = spelt.lower() == TOPIC_TO_STATE.get(told.topic_base, "1").lower()
-    return Kind(told.group.value), so if value is not None else None
+    said = [word for value in data.values() if (word := value.lower()) in _SO | _NOT_SO]
+    return kind, said[0] in _SO if said else None

@@ -51,7 +51,7 @@ class VapixEventStreaming(CameraParams):
     )
     kinds: Annotated[list[Kind], Field(max_length=len(Kind)), AfterValidator(_distinct)] = Field(
         default_factory=list,
-        description="What events are about, instead of topics or besides them: input, output, motion, sound, light, ptz.",
+        description="What events are about, instead of topics or besides them: port (inputs and outputs), motion, sound, light, ptz.",
     )
     items: Annotated[dict[str, str], Field(max_length=8), AfterValidator(parse_items)] = Field(
         default_factory=dict,

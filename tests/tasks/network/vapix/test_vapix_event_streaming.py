@@ -123,12 +123,13 @@ async def test_motion_is_listened_for_without_its_topic(listen: Listen, profile:
         assert not camera.device.errors
 
 
-async def test_an_input_says_what_it_is_about(listen: Listen, mid: Camera) -> None:
-    heard = asyncio.ensure_future(listen([mid], topics=[READY], kinds=["input"], seconds=1.5))
+async def test_a_port_says_what_it_is_about(listen: Listen, mid: Camera) -> None:
+    heard = asyncio.ensure_future(listen([mid], topics=[READY], kinds=["port"], seconds=1.5))
     await subscribed(mid)
     press(mid, 0, 1)
     found = only(await heard)
-    assert {(event.topic, event.kind) for event in found.events} == {(READY, None), (PORT, Kind.INPUT)}
+    told = {event.topic: event.kind for event in found.events}
+    assert told == {READY: None, PORT: Kind.PORT, "tns1:Device/tnsaxis:IO/OutputPort": Kind.PORT}
     assert found.events[-1].active is True and found.events[-1].source == {"port": "0"}
 
 
@@ -137,8 +138,13 @@ async def test_an_input_says_what_it_is_about(listen: Listen, mid: Camera) -> No
     [
         ("tns1:Device/tnsaxis:Light/Status", {"state": "ON"}, (Kind.LIGHT, True)),
         ("tns1:Device/tnsaxis:Light/Status", {"state": "OFF"}, (Kind.LIGHT, False)),
-        ("tns1:Device/Trigger/Relay", {"LogicalState": "active"}, (Kind.OUTPUT, True)),
-        ("tns1:Device/Trigger/Relay", {"LogicalState": "inactive"}, (Kind.OUTPUT, False)),
+        ("tns1:Device/tnsaxis:Light/Status", {"state": "1"}, (Kind.LIGHT, True)),
+        ("tns1:Device/tnsaxis:Light/Status", {"state": "dim"}, (Kind.LIGHT, None)),
+        ("tns1:Device/Trigger/Relay", {"LogicalState": "active"}, (Kind.PORT, True)),
+        ("tns1:Device/Trigger/Relay", {"LogicalState": "true"}, (Kind.PORT, True)),
+        ("tns1:Device/Trigger/Relay", {"LogicalState": "inactive"}, (Kind.PORT, False)),
+        ("tns1:Device/Trigger/DigitalInput", {"LogicalState": "0"}, (Kind.PORT, False)),
+        ("tns1:Device/tnsaxis:IO/OutputPort", {"state": "1"}, (Kind.PORT, True)),
         ("tns1:PTZController/tnsaxis:Move/Channel_1", {"is_moving": "true"}, (Kind.PTZ, True)),
         ("tns1:AudioSource/tnsaxis:TriggerLevel", {"level": "43.5"}, (Kind.SOUND, None)),
         (
