@@ -60,6 +60,7 @@ class EventSockets:
         stamped: Events carry their time; it is optional.
         deaf: Nothing that clients send is heard any more, pings included: the connection is there, and nobody behind it.
         refuse: Answer each `events:configure` with this error.
+        chatter: Frames that nobody asked for, sent before `events:configure` is answered.
         open: Sessions that are open now.
     """
 
@@ -70,6 +71,7 @@ class EventSockets:
         self.stamped = True
         self.deaf = False
         self.refuse: int | None = None
+        self.chatter: list[str] = []
         self.open: list[Session] = []
         self._tokens: dict[str, float] = {}
         device.on_reboot(self._tokens.clear)
@@ -214,6 +216,8 @@ class Session:
             self._reply(asked, error={"code": refused.code, "message": MESSAGES.get(refused.code, "Error")})
             return
         self.filters = filters
+        for frame in self.sockets.chatter:
+            self.send(frame)
         self._reply(asked, data={})
         if self._unsubscribe is None:
             self._unsubscribe = self.device.subscribe(self._tell)

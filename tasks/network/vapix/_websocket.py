@@ -29,6 +29,8 @@ from tasks.network.vapix._wire import Declined, Nonsense
 
 PATH = "/vapix/ws-data-stream"
 MOST_FRAME_BYTES = 1 << 20
+MOST_WAITING = 8
+"""Frames that may wait here to be read: what comes meanwhile waits at the camera's."""
 PING_SECONDS = 15.0
 """What clients of cameras use in practice."""
 BEFORE_REPLY = 500
@@ -214,7 +216,7 @@ class WebSocketEvents:
             proxy=None,
             compression=None,
             max_size=MOST_FRAME_BYTES,
-            max_queue=64,
+            max_queue=MOST_WAITING,
             open_timeout=self.timeout,
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
@@ -261,6 +263,9 @@ class WebSocketEvents:
                             raise explain(found, self.name)
                         return
                     self._early.append(found)
+                    await self._pay()
+                    if self.bytes_received > self.most_bytes:
+                        break
         except TimeoutError:
             raise Unreachable(f"{self.name} did not answer within {self.timeout:g} s.") from None
         except ConnectionClosed:

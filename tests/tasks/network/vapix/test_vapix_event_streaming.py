@@ -1313,6 +1313,18 @@ async def test_a_flood_without_any_event_ends_too(
         assert (found.ended, found.received) == ("bytes", 0)
 
 
+async def test_a_camera_that_talks_instead_of_answering_is_not_listened_to_without_end(
+    listen: Listen, mid: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "MOST_STREAM_BYTES", 50_000)
+    sockets = mid.device.slot(EventSockets)
+    sockets.chatter = ["{}" + " " * 998] * 30
+    assert only(await listen([mid], topics=[READY], transport="websocket", max_events=1)).received == 1
+    sockets.chatter *= 3
+    with pytest.raises(Unsupported, match="sends much and does not answer"):
+        await listen([mid], topics=[READY], transport="websocket", max_events=1)
+
+
 async def test_a_websocket_flooded_with_answers_ends_too(
     listen: Listen, mid: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
