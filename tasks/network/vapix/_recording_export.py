@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.etree.ElementTree import Element
@@ -22,7 +23,7 @@ from tasks.core.models import FileRef
 from tasks.core.progress import Progress
 from tasks.network.probe._connection import SEGMENT_BYTES
 from tasks.network.vapix._recording import Recording, parse_time, refuse_failure, size_in_words, text, whole, wire_time
-from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
+from tasks.network.vapix._recording_matroska import EBML_MAGIC, Reach, reach
 from tasks.network.vapix._wire import Nonsense, said
 from tasks.network.vapix._xml import anywhere, parse_xml
 
@@ -45,7 +46,7 @@ _PIECE = 1 << 20
 _MOST_ERROR = 64 << 10
 _LONGEST_SECONDS = 10 * 365 * 86_400
 _SHORT_SECONDS = 5.0
-"""A file that ends this much before what was promised is remarked on; key frames come at least that often."""
+"""A file that ends this much before what was promised is not all of it; key frames come at least that often."""
 
 
 class ExportFormat(StrEnum):
@@ -203,12 +204,13 @@ async def export(camera: Camera, recording: Recording, terms: Terms, run: ToolRu
     A download that breaks off is gone on with where it can be: the partial Matroska file says by its clusters how far it is whole, and
     the next file is asked for from there (cameras know no byte ranges for exports, but times; they align them to key frames, so the
     files overlap by a moment and nothing is missing). Where it cannot be, because it is MP4 or nothing whole had come, it begins again.
-    What had come of a Matroska file, and of the last try in any case, is kept and named as partial.
+    What had come of a Matroska file, and of the last try in any case, is kept and named as partial. So is a file that came as long as the
+    camera announced it and ends before what was promised: asking again would bring the same, and it is no error but not complete.
 
     Raises:
         Rejected: It would be larger than allowed, or take longer, or the camera refuses it.
         Busy: The store has no room.
-        Unreachable: It broke off each time; the message names the files that are kept.
+        Unreachable: It broke off each time, or no picture came; the message names the files that are kept.
         Nonsense: What came is no recording.
     """
     await require_export(camera, terms.format)
@@ -229,8 +231,10 @@ async def export(camera: Camera, recording: Recording, terms: Terms, run: ToolRu
     for attempt in range(1, terms.attempts + 1):
         if attempt > 1:
             await asyncio.sleep(PAUSE_SECONDS)
-            with suppress(ToolError):  # without an answer the times asked for have to do
+            try:
                 now = await estimate(camera, recording, terms.format, start, terms.stop)
+            except ToolError:  # without an answer the times asked for have to do
+                now = now.model_copy(update={"started_at": start or now.started_at})
         part = _Part(store, _name(run, recording, attempt, terms.format), now, left, terms.format)
         part.last = attempt == terms.attempts
         try:
@@ -308,6 +312,7 @@ class _Part:
         self.most = most
         self.path: Path | None = None
         self.received = 0
+        self.announced: int | None = None
         self.whole = False
         self.resumable = False
         self.last = False
@@ -329,16 +334,14 @@ class _Part:
                 timeout=IDLE_SECONDS,
             ) as stream:
                 await self._take(stream, file)
-        except Unreachable as problem:
+        except ToolError as problem:
             return problem
         except OSError as problem:
-            if isinstance(problem, ToolError):
-                raise
             self.remarks.append(f"The store took no more: {problem.strerror}")
             return Busy(f"The store took no more after {self.received:,} bytes: {problem.strerror}.")
         finally:
             await asyncio.to_thread(file.close)
-        return None if self.whole or self.remarks else await asyncio.to_thread(self._judge)
+        return None if self.remarks else await asyncio.to_thread(self._judge)
 
     def _claim(self) -> Path:
         """Have room promised: all that is allowed, else twice what the camera estimates."""
@@ -386,7 +389,7 @@ class _Part:
             self._write(file, pending)
         if stream.over:
             self.remarks.append("Cut because max_seconds were over.")
-        self.whole = not self.remarks and length is not None and self.received >= length
+        self.announced = length
         await progress.tell(100.0, f"{self._label()}: ended with {size_in_words(self.received)}")
 
     def _how_far(self, length: int | None) -> tuple[float, str]:
@@ -404,16 +407,54 @@ class _Part:
         self.received += len(pending)
         pending.clear()
 
-    def _judge(self) -> ToolError | None:
-        """Say whether an answer that came to its end, and had not said how long it would be, is whole."""
-        assert self.path is not None
+    @cached_property
+    def reached(self) -> Reach | None:
+        """How far the pictures of a Matroska file reach, whole or cut; to be asked when no more comes."""
+        if self.path is None or self.wanted is not ExportFormat.MATROSKA or not self.path.exists():
+            return None
         with self.path.open("rb") as file:
-            self.whole = _ends_whole(file, self.wanted)
-        return (
-            None
-            if self.whole
-            else Unreachable(f"The camera ended its answer in the middle, after {self.received:,} bytes.")
-        )
+            return reach(file)
+
+    def _judge(self) -> ToolError | None:
+        """Say whether an answer that came to its end is all that was promised: how long it said it would be is no proof of it.
+
+        Returns:
+            What broke it off, where it is worth asking again.
+        """
+        assert self.path is not None
+        if self.wanted is ExportFormat.MATROSKA:
+            if self.reached is None:
+                return Unreachable(f"The camera ended its answer before any picture, after {self.received:,} bytes.")
+            ends = self.reached.whole
+        else:
+            with self.path.open("rb") as file:
+                ends = whole_mp4(file)
+        if not ends and self.announced is None:
+            return Unreachable(f"The camera ended its answer in the middle, after {self.received:,} bytes.")
+        missing = self._missing_seconds()
+        self.whole = ends and missing <= _SHORT_SECONDS
+        self._note_times()
+        if not self.whole:
+            self.remarks.append(self._short_of(ends, missing))
+        return None
+
+    def _missing_seconds(self) -> float:
+        """How much earlier than promised a Matroska file ends; 0 where nobody knows."""
+        begins, ends, found = self.promised.started_at, self.promised.stopped_at, self.reached
+        if begins is None or ends is None or found is None:
+            return 0.0
+        return (ends - begins).total_seconds() - (found.until_seconds - found.first_seconds)
+
+    def _short_of(self, ends: bool, missing: float) -> str:
+        """Say what a file lacks that came as the camera announced it."""
+        short = f"{missing:.0f} s too early" if missing > _SHORT_SECONDS else ""
+        middle = "" if ends else f"in the middle, after the {self.received:,} bytes that the camera announced"
+        said = [f"The file ends {', '.join(filter(None, (middle, short)))}."]
+        if self.whole_until is not None:
+            said.append(f"It is whole until there: go on with start={wire_time(self.whole_until)}.")
+        elif self.wanted is ExportFormat.MP4:
+            said.append("Fetch it as matroska, of which also a part can be played.")
+        return " ".join([*said, "Keep the recording on the camera."])
 
     async def finish(self, run: ToolRun, began: datetime | None) -> ExportedFile | None:
         """Put what came under its name, or nothing where nothing of use came."""
@@ -434,20 +475,20 @@ class _Part:
             stopped_at=self.promised.stopped_at if self.whole else self.whole_until,
         )
 
+    def _note_times(self) -> None:
+        """Find out until when the file is whole, and whether it can be gone on with from there."""
+        found, starts = self.reached, self.promised.started_at
+        if found is None or starts is None:
+            return
+        seconds = found.last_seconds - found.first_seconds
+        if 0 <= seconds < _LONGEST_SECONDS:  # else its times make no sense, and nothing can be gone on from
+            with suppress(OverflowError):
+                self.whole_until = starts + timedelta(seconds=seconds)
+        self.resumable = seconds > 0 and self.whole_until is not None
+
     def _store(self) -> StoredFile | None:
         assert self.path is not None
-        starts = self.promised.started_at
-        if self.path.exists() and self.received and self.wanted is ExportFormat.MATROSKA:
-            with self.path.open("rb") as file:
-                found = reach(file)
-            if found is not None and starts is not None:
-                seconds = found.last_seconds - found.first_seconds
-                if 0 <= seconds < _LONGEST_SECONDS:  # else its times make no sense, and nothing can be gone on from
-                    with suppress(OverflowError):
-                        self.whole_until = starts + timedelta(seconds=seconds)
-                self.resumable = seconds > 0 and self.whole_until is not None
-            if self.whole and found is not None:
-                self._compare(found.until_seconds - found.first_seconds)
+        self._note_times()
         # What neither can be gone on from nor is the last try is fetched again from its beginning.
         if not self.received or not (self.whole or self.resumable or self.remarks or self.last):
             self.store.discard(self.path)
@@ -457,13 +498,6 @@ class _Part:
             self.path.rename(final)
             self.path = final
         return self.store.commit(self.path)
-
-    def _compare(self, seconds: float) -> None:
-        begins, ends = self.promised.started_at, self.promised.stopped_at
-        if begins is not None and ends is not None:
-            missing = (ends - begins).total_seconds() - seconds
-            if missing > _SHORT_SECONDS:
-                self.remarks.append(f"The file is {missing:.0f} s shorter than the camera had said.")
 
 
 async def _refusal(pieces: AsyncIterator[bytes], begun: bytearray, kind: str) -> ToolError:
@@ -488,13 +522,6 @@ async def _refusal(pieces: AsyncIterator[bytes], begun: bytearray, kind: str) ->
 
 def _is_recording(begin: bytes, wanted: ExportFormat) -> bool:
     return begin[:4] == EBML_MAGIC if wanted is ExportFormat.MATROSKA else begin[4:8] == b"ftyp"
-
-
-def _ends_whole(file: BinaryIO, wanted: ExportFormat) -> bool:
-    if wanted is ExportFormat.MATROSKA:
-        found = reach(file)
-        return found is not None and found.whole
-    return whole_mp4(file)
 
 
 def whole_mp4(file: BinaryIO) -> bool:

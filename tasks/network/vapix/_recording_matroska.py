@@ -14,7 +14,8 @@ _SEGMENT, _INFO, _SCALE = 0x18538067, 0x1549A966, 0x2AD7B1
 _CLUSTER, _TIMESTAMP, _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0x1F43B675, 0xE7, 0xA3, 0xA0, 0xA1
 _OPENED = {_SEGMENT, _INFO, _CLUSTER, _BLOCK_GROUP}
 """Elements whose content is read; all others are stepped over. Nesting needs no bookkeeping: what follows says by its id what it is."""
-_MOST_ELEMENTS = 5_000_000
+_MOST_ELEMENTS = 50_000_000
+"""A day of 30 frames a second with sound has 7 million; a file that is not read to its end is taken for one that ends too early."""
 _DEFAULT_SCALE_NS = 1_000_000
 
 

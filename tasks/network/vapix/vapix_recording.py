@@ -272,8 +272,8 @@ async def vapix_recording(params: VapixRecording) -> RecordingResult:
     What resuming really is: cameras offer no byte ranges for exports, but times. A Matroska download that breaks off is kept under a name
     that says `partial`, and the next file is asked for from the last moment that is whole in it; the files overlap by a key frame at most
     and together hold everything. An MP4 download is begun again. When no attempt succeeds the error names the files that are kept and the
-    `start` to go on with. An export that was cut by `max_bytes` or `max_seconds` is a result, with `complete` false. The SHA-256 of each
-    file is in its reference.
+    `start` to go on with. An export that was cut by `max_bytes` or `max_seconds`, or that ends before what the camera had promised, is a
+    result with `complete` false, and a remark says how far it reaches. The SHA-256 of each file is in its reference.
 
     Raises:
         Unsupported: The (only) camera has no storage, or does not export, or not to this format.

@@ -319,6 +319,62 @@ async def test_a_broken_mp4_is_fetched_again_from_its_beginning(ask: Ask, camera
         await ask(camera, action="export", format="mp4", attempts=1, **approved(camera, recording))
 
 
+def half_answer(camera: Camera, data: bytes, media: str = "video/x-matroska") -> None:
+    """The camera sends this in place of the recording, and says itself that it is no more."""
+    camera.device.faults.add(EXPORT, Fault("answer", count=None, response=Response(200, data, media)))
+
+
+@pytest.mark.parametrize(("clusters", "more"), [(3, 0), (10, 0), (10, 700)])
+async def test_a_file_that_ends_before_it_should_is_never_whole_however_long_the_camera_said_it_is(
+    ask: Ask, camera: Camera, clusters: int, more: int
+) -> None:
+    recording = fresh(camera)
+    pieces = list(matroska(storage(camera).window(recording, None, None).footage))
+    half_answer(camera, b"".join(pieces[: 1 + clusters]) + pieces[1 + clusters][:more])
+    found = only(await ask(camera, action="export", **approved(camera, recording)))
+    [made] = found.files
+    assert (found.complete, made.whole, made.started_at) == (False, False, NOON)
+    assert made.stopped_at is not None and 0 <= (NOON + timedelta(seconds=2 * clusters) - made.stopped_at).seconds <= 2
+    assert made.file.name.endswith(".partial.mkv")
+    [remark] = found.remarks
+    assert f"start={made.stopped_at:%Y-%m-%dT%H:%M:%S}Z" in remark and "s too early" in remark
+    assert ("in the middle" in remark) is bool(more)
+    assert len(camera.asked(EXPORT)) == 1
+
+
+async def test_a_file_without_any_picture_is_no_recording(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    camera.device.faults.add(EXPORT, Fault("truncate-json", count=None))
+    with pytest.raises(Unreachable, match="before any picture"):
+        await ask(camera, action="export", **approved(camera, recording))
+    camera.device.faults.clear()
+    camera.device.faults.add(EXPORT, Fault("truncate-json", count=1))
+    found = only(await ask(camera, action="export", **approved(camera, recording)))
+    assert found.complete and [one.whole for one in found.files] == [True]
+
+
+async def test_half_an_mp4_file_is_never_whole(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    whole = b"".join(mp4(storage(camera).window(recording, None, None).footage))
+    half_answer(camera, whole[: len(whole) // 2], "video/mp4")
+    found = only(await ask(camera, action="export", format="mp4", **approved(camera, recording)))
+    [made] = found.files
+    assert (found.complete, made.whole, made.stopped_at) == (False, False, None)
+    assert made.file.name.endswith(".partial.mp4") and "matroska" in found.remarks[0]
+
+
+async def test_the_times_of_what_was_gone_on_with_are_right_also_where_the_camera_tells_none(
+    ask: Ask, camera: Camera
+) -> None:
+    recording = fresh(camera)
+    storage(camera).cuts = [20_000]
+    camera.device.faults.add(PROPERTIES, Fault("html", skip=1, count=None))
+    found = only(await ask(camera, action="export", **approved(camera, recording)))
+    first, last = found.files
+    assert found.complete and found.remarks == [] and last.whole
+    assert first.stopped_at == last.started_at and last.stopped_at == NOON + timedelta(seconds=60)
+
+
 async def test_a_download_that_falls_silent_is_over_after_a_while(
     ask: Ask, camera: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
