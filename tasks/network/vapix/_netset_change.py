@@ -1,7 +1,9 @@
 """Change a network setting with a safety net: the camera must answer at the new setting and be the same one, or the old setting comes back.
 
 Three ends: changed (seen at the new setting), rolled back (seen at the old one again, `Rejected`), lost (seen nowhere, `Lost`). An answer
-that does not come is no end: the camera may have moved before it could answer. Everybody is asked who they are before they get credentials.
+that does not come, or is an error page, is no end: the camera may have moved before it could answer, or may move yet. Only what it refuses
+in its own words was not done. A cancel or a deadline is no end either: the camera is looked after for a while, and brought back if need be.
+Everybody is asked who they are before they get credentials.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -32,6 +34,7 @@ from tasks.network.probe._connection import Pace
 from tasks.network.vapix import _netset as netset
 from tasks.network.vapix._camera import Camera, open_camera
 from tasks.network.vapix._netset import NetworkSettings
+from tasks.network.vapix._ptz_moving import surely
 from tasks.network.vapix._wire import Declined, Nonsense
 
 PATH = "/axis-cgi/network_settings.cgi"
@@ -42,15 +45,20 @@ LOOK_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
 _TIMES = 4
 """How often a thing must be seen to be so: settings come up one after the other, and an address changes hands in ARP caches."""
-INTERNAL_ERROR = 1000
-_MEANINGS: Mapping[int, str | type[ToolError]] = {
+INTERRUPTED_SECONDS = 90.0
+"""How long a camera is looked after when the run is cancelled or its time is up."""
+INTERRUPTED_VERIFY_SECONDS = 20.0
+"""Longest wait for the camera to answer with a setting, in that time."""
+_INTERNAL = range(1000, 2000)
+"""Error numbers of cameras that failed at it; all others say that they did not begin."""
+_REASONS: Mapping[int, str] = {
     1000: "an internal error; it undoes what it had begun",
     2000: "the camera could not read the request",
     2001: "the request is too large for it",
     3000: "the camera could not read the request",
-    4000: Unsupported,
-    4001: Unsupported,
-    4002: Forbidden,
+    4000: "the camera cannot do this",
+    4001: "the camera cannot do this",
+    4002: "it takes an administrator's account",
     4003: "the camera misses a parameter",
     4004: "the camera does not take one of the values",
     5000: "the camera has no such network interface",
@@ -58,6 +66,7 @@ _MEANINGS: Mapping[int, str | type[ToolError]] = {
     5003: "this does not go with its other settings",
     5004: "this does not go with its other settings",
 }
+_KINDS: Mapping[int, type[ToolError]] = {4000: Unsupported, 4001: Unsupported, 4002: Forbidden}
 
 
 class Lost(Unanswered):
@@ -97,7 +106,7 @@ async def read_settings(camera: Camera) -> NetworkSettings:
     Raises:
         Nonsense: The answer is something else.
     """
-    data = await camera.call(PATH, "getNetworkInfo", meanings=_MEANINGS)
+    data = await camera.call(PATH, "getNetworkInfo", meanings={**_REASONS, **_KINDS})
     try:
         return netset.of_json(data)
     except ValueError as error:
@@ -190,6 +199,8 @@ class Change:
     way: Way
     setting: Setting
     seconds: float
+    _wrong: str | None = field(default=None, init=False)
+    """What went wrong, as a clause, once it is to be undone."""
 
     async def make(self, camera: Camera) -> NetworkSettings:
         """Change the setting; returns the settings the camera was seen with afterwards.
@@ -207,39 +218,60 @@ class Change:
         )  # fmt: skip
         try:
             return await self._make(camera)
-        except asyncio.CancelledError:
-            run_logger().warning(
-                "The change of %s (serial %s) was interrupted. Nobody looks after it any more: it is at %s with the old setting, or at %s.",
-                self.way.asked, self.way.serial, setting.old_address, setting.address,
-            )  # fmt: skip
+        except asyncio.CancelledError as interruption:
+            # The run may end, the camera stays: nobody else will bring it back.
+            await surely(self._look_after(camera, interruption))
             raise
 
     async def _make(self, camera: Camera) -> NetworkSettings:
-        refused = await self._write(camera, self.setting.params)
+        answer = await self._write(camera, self.setting.params)
         await camera.aclose()
-        if refused is not None:
-            raise await self._undo(f"the camera says it failed ({refused.message.rstrip('.')})", by_itself=True)
+        if isinstance(answer, Declined) and answer.code is not None:
+            raise await self._undo(f"the camera says it failed ({answer.message.rstrip('.')})", by_itself=True)
         found, why = await self._settle(self.setting.address, self.setting.fits)
         if found is None:
-            raise await self._undo(why)
+            raise await self._undo(why if answer is None else f"{why}; what it said: {answer.message.rstrip('.')}")
         return found
 
-    async def _write(self, camera: Camera, params: dict[str, Any]) -> Declined | None:
-        """Send a setting; returns the camera's own failure. An answer that does not come says nothing.
+    async def _look_after(self, camera: Camera, interruption: asyncio.CancelledError) -> None:
+        """Bring an interrupted change to an end in a short time: leave the camera with the new setting, or bring the old one back."""
+        setting = self.setting
+        self.seconds = min(self.seconds, INTERRUPTED_VERIFY_SECONDS)
+        end = (
+            f"Nobody looks after it any more: it is at {setting.old_address} with the old setting ({setting.old}), "
+            f"or at {setting.address} with the new one ({setting.new})."
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPTED_SECONDS):
+                await camera.aclose()
+                found, why = None, self._wrong or ""
+                if self._wrong is None:
+                    found, why = await self._settle(setting.address, setting.fits)
+                if found is not None:
+                    end = f"It is done: the camera answers at {setting.address} with the new setting ({setting.new})."
+                else:
+                    end = str(await self._undo(why))
+        said = f"The change of {self.way.asked} (serial {self.way.serial}) was interrupted. {end}"
+        run_logger().warning("%s", said)
+        interruption.add_note(said)
+
+    async def _write(self, camera: Camera, params: dict[str, Any]) -> ToolError | None:
+        """Send a setting; returns what came in place of a yes, which leaves open whether it was done.
 
         Raises:
-            ToolError: It was refused, so nothing has changed.
+            ToolError: The camera refused it in its own words, or it was never sent: nothing has changed.
         """
         try:
-            await camera.call(PATH, self.setting.method, params, meanings=_MEANINGS, write=True, timeout=SET_SECONDS)
+            # By the meanings of the numbers alone: an error page of the same class must not be taken for a refusal.
+            await camera.call(PATH, self.setting.method, params, meanings=_REASONS, write=True, timeout=SET_SECONDS)
         except Declined as error:
-            if error.code != INTERNAL_ERROR:
-                raise
-            return error
-        except Untrusted:
+            if error.code is None or error.code in _INTERNAL:
+                return error
+            raise _KINDS[error.code](error.message) if error.code in _KINDS else error from None
+        except (InvalidParameters, Untrusted):
             raise
-        except (Unreachable, Busy, Nonsense, ToolTimeout):
-            return None
+        except ToolError as error:
+            return error
         return None
 
     async def _settle(
@@ -277,7 +309,7 @@ class Change:
             why: What went wrong, as a clause.
             by_itself: The camera says that it has undone the change.
         """
-        setting = self.setting
+        setting, self._wrong = self.setting, why
         places = list(dict.fromkeys((setting.address, setting.old_address)))
         told = ""
         until = time.monotonic() + self.seconds
@@ -310,13 +342,13 @@ class Change:
         )
 
     async def _write_back(self, place: str) -> str:
-        """Write the old setting at an address; returns what went wrong, as a clause."""
+        """Write the old setting at an address; returns what became of that where it was not a plain yes, as a clause."""
         try:
             async with self.way.at(place) as camera:
-                refused = await self._write(camera, self.setting.undo)
+                answer = await self._write(camera, self.setting.undo)
         except ToolError as error:
             return f", which failed ({error.message.rstrip('.')})"
-        return f", which failed ({refused.message.rstrip('.')})" if refused is not None else ""
+        return f" (what it said: {answer.message.rstrip('.')})" if answer is not None else ""
 
     def _rolled_back(self, why: str) -> Rejected:
         setting = self.setting

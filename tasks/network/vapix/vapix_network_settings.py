@@ -30,6 +30,7 @@ from tasks.network.vapix._fleet import (
 )
 from tasks.network.vapix._netset import NetworkSettings
 from tasks.network.vapix._netset_change import (
+    INTERRUPTED_SECONDS,
     SET_SECONDS,
     Change,
     Setting,
@@ -152,7 +153,7 @@ class VapixNetworkSettings(CameraParams):
     def deadline(self) -> float:
         if self.action is NetworkAction.READ:
             return fleet_timeout(READ_SECONDS, len(self.targets))
-        return self.change_seconds() + 2 * REPORTING_SECONDS
+        return self.change_seconds() + INTERRUPTED_SECONDS + 2 * REPORTING_SECONDS
 
     def change_seconds(self) -> float:
         """Seconds a change may take: checking, writing, and looking for the camera, if need be again and again."""

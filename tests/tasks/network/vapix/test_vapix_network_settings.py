@@ -31,6 +31,7 @@ from tasks.core.errors import (
     Refused,
     Rejected,
     ToolError,
+    ToolTimeout,
     Unauthorized,
     Unreachable,
     Unsupported,
@@ -329,11 +330,7 @@ async def test_a_camera_that_comes_up_with_something_else_is_brought_back_from_t
 ) -> None:
     state(mid).reaction = "reset"  # it forgets the router
     old, new = mid.address, free_address()
-
-    def heal() -> None:
-        state(mid).reaction = "move"
-
-    mid.device.params.watch("Network.BootProto", lambda name, value: heal() if value == "dhcp" else None)
+    heal_when_back(mid)
     with pytest.raises(Rejected, match=rf"^Rolled back: the camera answers at {new}, but not with that setting.*{old}"):
         await ask(mid, action="set_ipv4", address=new)
     assert mid.address == old and answers(old, mid.port) and not answers(new, mid.port)
@@ -361,20 +358,141 @@ async def test_a_camera_that_puts_a_move_off_does_not_make_it_after_it_was_told_
     assert mid.address == old and answers(old, mid.port), "the move it had put off does not come after all"
 
 
-async def test_a_change_that_is_interrupted_says_where_the_camera_may_be(
+PAGE = "text/html"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Response(500, b"", PAGE), Response(403, b"no", PAGE), Response(404, b"no", PAGE), Response(502, b"no", PAGE),
+     Response(401, b"no", PAGE), Response(409, b"no", PAGE), Response(302, b"", PAGE, {"Location": "/login"}),
+     Response.json({"apiVersion": "1.33", "error": {"code": 1100, "message": "Internal error"}})],
+    ids=lambda answer: str(answer.status),
+)  # fmt: skip
+async def test_a_camera_that_moves_and_answers_with_an_error_page_is_found(
+    ask: Ask, mid: Camera, answer: Response
+) -> None:
+    new = free_address()
+    mid.device.faults.add(CGI, Fault("answer", method="setIPv4AddressConfiguration", effect=True, response=answer))
+    if b"1100" in answer.body:  # it says itself that it failed, so the old setting is what it gets
+        with pytest.raises(Rejected, match=r"^Rolled back: the camera says it failed .*1100"):
+            await ask(mid, action="set_ipv4", address=new)
+        return
+    done = only(await ask(mid, action="set_ipv4", address=new))
+    assert done.state is State.CHANGED and mid.address == new
+    assert written(mid) in (["setIPv4AddressConfiguration"], []), "it is never sent a second time"
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_an_error_page_is_no_proof_that_nothing_changed(ask: Ask, mid: Camera, status: int) -> None:
+    old, new = mid.address, free_address()
+    mid.device.faults.add(
+        CGI, Fault("answer", method="setIPv4AddressConfiguration", response=Response(status, b"no", PAGE))
+    )
+    with pytest.raises(Rejected, match=rf"^Rolled back: nobody answers at {new}.*HTTP {status}.*answers at {old} with"):
+        await ask(mid, action="set_ipv4", address=new)
+    assert mid.address == old and len(written(mid)) == 2, "what it has not done yet is not to be done later"
+
+
+async def test_an_error_page_and_a_wrong_setting_are_rolled_back(ask: Ask, mid: Camera) -> None:
+    state(mid).reaction = "reset"  # it forgets the router
+    old, new = mid.address, free_address()
+    mid.device.faults.add(CGI, Fault("500", method="setIPv4AddressConfiguration", effect=True))
+    heal_when_back(mid)
+    with pytest.raises(
+        Rejected, match=rf"^Rolled back: the camera answers at {new}, but not with that.*HTTP 500.*{old}"
+    ):
+        await ask(mid, action="set_ipv4", address=new)
+    assert mid.address == old and answers(old, mid.port) and not answers(new, mid.port)
+
+
+def heal_when_back(camera: Camera) -> None:
+    """Let a camera take its old setting as it is told to."""
+
+    def heal(name: str, value: str) -> None:
+        if value == "dhcp":
+            state(camera).reaction = "move"
+
+    camera.device.params.watch("Network.BootProto", heal)
+
+
+async def interrupted(ask: Ask, camera: Camera, new: str, *, again: bool = False) -> None:
+    """Cancel a change once it was sent."""
+    running = asyncio.ensure_future(ask(camera, action="set_ipv4", address=new))
+    while not written(camera):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
+    running.cancel()
+    if again:
+        await asyncio.sleep(0.2)
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+def last_word(caplog: pytest.LogCaptureFixture) -> str:
+    [line] = [record.getMessage() for record in caplog.records if "was interrupted" in record.getMessage()]
+    return line
+
+
+async def test_an_interrupted_change_of_a_camera_that_vanished_says_where_it_may_be(
     ask: Ask, mid: Camera, caplog: pytest.LogCaptureFixture
 ) -> None:
     state(mid).reaction = "lost"
     old, new = mid.address, free_address()
-    running = asyncio.ensure_future(ask(mid, action="set_ipv4", address=new))
-    while not written(mid):
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
-    running.cancel()
-    with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
-        await running
-    [line] = [record.getMessage() for record in caplog.records if "interrupted" in record.getMessage()]
-    assert old in line and new in line
+    with caplog.at_level(logging.WARNING):
+        await interrupted(ask, mid, new)
+    line = last_word(caplog)
+    assert "Lost" in line and old in line and new in line and mid.device.serial in line
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_interrupted_change_that_did_not_come_out_is_rolled_back_all_the_same(
+    ask: Ask, mid: Camera, caplog: pytest.LogCaptureFixture, again: bool
+) -> None:
+    state(mid).reaction = "reset"
+    old, new = mid.address, free_address()
+    heal_when_back(mid)
+    with caplog.at_level(logging.WARNING):
+        await interrupted(ask, mid, new, again=again)
+    assert mid.address == old and answers(old, mid.port) and not answers(new, mid.port)
+    assert "Rolled back" in last_word(caplog)
+
+
+async def test_an_interrupted_change_that_came_out_is_left_and_said_to_be_there(
+    ask: Ask, mid: Camera, caplog: pytest.LogCaptureFixture
+) -> None:
+    state(mid).delay = 1.0  # it moves after the cancel
+    new = free_address()
+    with caplog.at_level(logging.WARNING):
+        await interrupted(ask, mid, new)
+    assert mid.address == new and written(mid) == ["setIPv4AddressConfiguration"]
+    assert f"answers at {new} with the new setting" in last_word(caplog)
+
+
+async def test_a_change_whose_time_is_up_is_rolled_back(
+    ask: Ask, mid: Camera, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(VapixNetworkSettings, "change_seconds", lambda self: 2.0)
+    monkeypatch.setattr(change, "INTERRUPTED_VERIFY_SECONDS", 2.0)
+    state(mid).reaction = "stay"
+    old, new = mid.address, free_address()
+    with caplog.at_level(logging.WARNING), pytest.raises(ToolTimeout):
+        await ask(mid, action="set_ipv4", address=new, verify_seconds=60)
+    assert mid.address == old and len(written(mid)) == 2 and "Rolled back" in last_word(caplog)
+
+
+async def test_looking_after_an_interrupted_change_has_an_end(
+    ask: Ask, mid: Camera, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(change, "INTERRUPTED_SECONDS", 1.0)
+    state(mid).reaction = "lost"
+    old, new = mid.address, free_address()
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        await interrupted(ask, mid, new)
+    assert time.monotonic() - began < 5
+    line = last_word(caplog)
+    assert "nobody looks after it any more" in line.lower() and old in line and new in line
 
 
 async def test_another_device_at_the_new_address_gets_no_credentials_and_the_camera_is_brought_back(ask: Ask) -> None:
