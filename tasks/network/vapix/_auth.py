@@ -24,6 +24,7 @@ _HASHES: dict[str, Callable[[bytes], hashlib._Hash]] = {"MD5": hashlib.md5, "SHA
 # Names begin where a word does: begun at each letter, a long word without an equals sign would take its length squared.
 _PARAMETER = re.compile(r'(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SERIAL = re.compile(r"AXIS_([0-9A-Fa-f]{12})")
+_WHO = "Has another device the camera's address now, or do two share it?"
 _LONGEST_CHALLENGE = 4096
 _MOST_HEADERS = 8
 
@@ -161,23 +162,41 @@ class CameraLogin:
         password: Its password.
         secure: Whether nobody on the way can read what is sent.
         clear_text: Whether the password may be sent in clear text where somebody can.
-        key: What a refused password is remembered under: site, address and port.
+        certified: Whether a certificate proves who answers.
+        key: What a refused password is remembered under: site, address and port of the camera's web server.
+        serial: The serial number the device must have: one that does not say it before it asks for a login gets no credentials.
 
     Attributes:
         serial: The serial number of the device, once it is known: a realm that names another one gets no credentials.
+        introduced: Whether the device has said, here and to anybody, what it is.
+        realm: Whose password it wanted so far.
         proven: Whether the camera has accepted the credentials in this conversation.
+        shown: Whether the password was sent as it is, by Basic.
     """
 
     def __init__(
-        self, place: str, username: str, password: str, *, secure: bool, clear_text: bool, key: tuple[str, str, int]
+        self,
+        place: str,
+        username: str,
+        password: str,
+        *,
+        secure: bool,
+        clear_text: bool,
+        certified: bool,
+        key: tuple[str, str, int],
+        serial: str | None = None,
     ) -> None:
         self._place, self._username, self._password = place, username, password
         self._basic_allowed = secure or clear_text
+        self._certified, self._expected = certified, serial
         self._memory = _remembered_as(key, username, password)
         self._challenge: Challenge | None = None
         self._count = 0
-        self.serial: str | None = None
+        self.serial = serial
+        self.introduced = False
+        self.realm: str | None = None
         self.proven = False
+        self.shown = False
 
     @property
     def scheme(self) -> str | None:
@@ -200,6 +219,7 @@ class CameraLogin:
                 hint="Cameras lock out who guesses: correct the block first.",
             )
         if challenge.scheme == "basic":
+            self.shown = True
             return "Basic " + base64.b64encode(f"{self._username}:{self._password}".encode()).decode()
         self._count += 1
         return digest_header(
@@ -212,7 +232,7 @@ class CameraLogin:
         Raises:
             Unauthorized: The password is wrong, or the camera accepts only what we may not send.
             Forbidden: The account is good, but its level too low.
-            Untrusted: Another device answers than a moment ago.
+            Untrusted: Another device answers than the one that is meant, or than a moment ago; or nobody knows what it is.
         """
         offered = parse_challenges(challenges)
         chosen = next((challenge for challenge in offered if challenge.scheme == "digest"), None)
@@ -247,9 +267,29 @@ class CameraLogin:
         if self.serial is not None and challenge.serial is not None and challenge.serial != self.serial:
             raise Untrusted(
                 f"{self._place} is {challenge.serial}, not {self.serial}: no credentials were sent.",
-                hint="Has another device the camera's address now, or do two share it?",
+                hint=_WHO,
             )
-        self._challenge, self._count = challenge, 0
+        if self._challenge is not None and challenge.realm != self._challenge.realm:
+            raise Untrusted(
+                f"{self._place} wants another login than a moment ago: no credentials were sent.", hint=_WHO
+            )
+        if challenge.serial is None and not self._known(challenge.realm):
+            if self._expected is not None:
+                raise Untrusted(
+                    f"{self._place} does not say that it is {self._expected}: no credentials were sent.", hint=_WHO
+                )
+            # A digest gives nobody the password, and an owner may have named the realm. Basic is the password itself.
+            if challenge.scheme == "basic" and not self._certified:
+                raise Untrusted(
+                    f"{self._place} says nowhere that it is an Axis device, and no certificate proves it: "
+                    "the password was not sent in a form that it can read.",
+                    hint="Is it the right address and port? With a certificate that is checked (https) it is sent.",
+                )
+        self._challenge, self._count, self.realm = challenge, 0, challenge.realm
+
+    def _known(self, realm: str) -> bool:
+        """Whether the device has said who it is, where its realm does not."""
+        return self.introduced if self.realm is None else realm == self.realm
 
     def _no_scheme(self, offered: Sequence[Challenge]) -> Unauthorized:
         if offered:  # only Basic, over http

@@ -72,6 +72,7 @@ ANONYMOUS_PORT = 80
 """Where cameras are asked what they tell anybody, when nobody says another port."""
 LARGE_BYTES = 64 << 10
 """Longer answers take so long to read that others would wait for it."""
+_SHOWN = "The password was sent in clear text: the block allows it."
 MAY_HAVE = "It may have done what was asked: look there before you send it again."
 
 SYSTEMREADY = "/axis-cgi/systemready.cgi"
@@ -87,23 +88,21 @@ class Place:
     """Where a transport of one's own (RTSP, WebSocket) goes: pinned, and with everything it needs to log in.
 
     Attributes:
+        name: How errors call it.
         host: The target as asked: for `Host`, SNI and certificates.
         address: The address to connect to.
         port: TCP port.
         tls: Whom TLS trusts; None without TLS.
         login: Answers challenges; knows whether the credentials are proven.
-        username: Name of the account.
-        password: Its password.
         camera: Whose certificate check and pace it shares.
     """
 
+    name: str
     host: str
     address: str
     port: int
     tls: ssl.SSLContext | None
-    login: CameraLogin | None
-    username: str
-    password: str = field(repr=False)
+    login: CameraLogin = field(repr=False)
     camera: Camera = field(repr=False)
 
     def check_certificate(self, der: bytes) -> None:
@@ -182,7 +181,7 @@ class Camera:
             # Nothing secret is sent: what anybody may ask needs no proof of who answers.
             self.secure, self.port = port == 443, port or ANONYMOUS_PORT
         self._der: bytes | None = None
-        self._login = self._new_login()
+        self._login = self._new_login(asked, self.secure) if credentials is not None else None
         self._passerby = Passerby(asked)
         self._session = self._new_session()
         self._turn = asyncio.Lock()
@@ -210,7 +209,7 @@ class Camera:
                 )
             self._device = device
             if self._login is not None and self._device.serial:
-                self._login.serial = self._device.serial
+                self._login.serial, self._login.introduced = self._device.serial, True
         return self._device
 
     async def capabilities(self) -> Capabilities:
@@ -242,6 +241,9 @@ class Camera:
                 self._level = parse_level(decode(answer.body))
             except (Unsupported, Rejected):
                 self._level = Level(Rank.NONE)
+            finally:
+                if not self.secure and self._login is not None and self._login.shown and _SHOWN not in self.notes:
+                    self.notes.append(_SHOWN)
         return self._level
 
     @property
@@ -488,13 +490,14 @@ class Camera:
         *,
         max_bytes: int,
         timeout: float | None = None,
+        anonymous: bool = False,
     ) -> Answer:
-        """Read one whole body, such as a snapshot.
+        """Read one whole body, such as a snapshot; with `anonymous` as anybody, without credentials.
 
         Raises:
             Nonsense: It is longer than `max_bytes`, or breaks off.
         """
-        return await self._ask("GET", path, query=query, max_bytes=max_bytes, timeout=timeout)
+        return await self._ask("GET", path, query=query, max_bytes=max_bytes, timeout=timeout, anonymous=anonymous)
 
     @asynccontextmanager
     async def stream(
@@ -541,7 +544,7 @@ class Camera:
 
     def websocket_place(self) -> Place:
         """Where its WebSockets are: on the port of everything else."""
-        return self._place(self.port, self.secure)
+        return self._place(self.asked, self.port, self.secure, clear_text=True)
 
     def rtsp_place(self, port: int = 554, *, secure: bool = False) -> Place:
         """Where its RTSP is. The gate has to have seen the port: a tool names it in its scope.
@@ -550,7 +553,7 @@ class Camera:
             port: TCP port; 322 is usual for RTSPS.
             secure: RTSP over TLS.
         """
-        return self._place(port, secure)
+        return self._place(f"The RTSP server of {self.asked} (port {port})", port, secure, clear_text=False)
 
     def check_certificate(self, der: bytes) -> None:
         """Check the certificate of a new TLS connection (DER).
@@ -587,8 +590,6 @@ class Camera:
             self.notes.append("Its certificate was not checked (verification off).")
         elif self._credentials is None and self.secure:
             self.notes.append("Its certificate was not checked: nothing secret was sent.")
-        elif not self.secure and self._credentials is not None and self._credentials.basic_over_http:
-            self.notes.append("The password may have been sent in clear text: the block allows it.")
         self._boot_id, self._uptime = await self._ready()
 
     async def aclose(self) -> None:
@@ -770,20 +771,21 @@ class Camera:
             raise Unsupported(f"{self.asked} has no such setting: {message}.")
         raise Declined(f"{self.asked} says no: {message}.", code=code if isinstance(code, int) else None)
 
-    def _new_login(self) -> CameraLogin | None:
+    def _new_login(self, place: str, secure: bool, *, clear_text: bool = True) -> CameraLogin:
         credentials = self._credentials
         if credentials is None:
-            return None
-        login = CameraLogin(
-            self.asked,
+            raise Unauthorized(f"{self.asked} wants an account.", hint="Name a block with credentials.")
+        return CameraLogin(
+            place,
             credentials.username,
             credentials.password.get_secret_value(),
-            secure=self.secure,
-            clear_text=credentials.basic_over_http,
+            secure=secure,
+            clear_text=clear_text and credentials.basic_over_http,
+            certified=secure and credentials.verification != "off",
+            # A password refused by one of its servers is refused by all.
             key=(self.site, self.address, self.port),
+            serial=self._expected,
         )
-        login.serial = self._expected
-        return login
 
     def _new_session(self) -> Session:
         scheme = "https" if self.secure else "http"
@@ -812,22 +814,20 @@ class Camera:
         except ValueError as error:
             raise InvalidParameters(f"The block's {error}.", hint="The file has to be on the worker.") from None
 
-    def _place(self, port: int, secure: bool) -> Place:
-        credentials = self._credentials
-        if credentials is None:
-            raise Unauthorized(f"{self.asked} wants an account.", hint="Name a block with credentials.")
-        login = self._new_login()
-        if login is not None and self._login is not None:
+    def _place(self, name: str, port: int, secure: bool, *, clear_text: bool) -> Place:
+        login = self._new_login(name, secure, clear_text=clear_text)
+        if self._login is not None:
             # Of its own, because its nonces are; but what was proven and who answers holds for all.
-            login.serial, login.proven = self._login.serial, self._login.proven
+            login.serial, login.proven, login.realm = self._login.serial, self._login.proven, self._login.realm
+            # At another port another device may be, behind a router that shares one address out.
+            login.introduced = self._login.introduced and port == self.port
         return Place(
+            name=name,
             host=self.asked,
             address=self.address,
             port=port,
             tls=self._tls(secure),
             login=login,
-            username=credentials.username,
-            password=credentials.password.get_secret_value(),
             camera=self,
         )
 

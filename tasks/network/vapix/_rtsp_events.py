@@ -22,7 +22,7 @@ from xml.etree.ElementTree import Element
 from tasks.core.errors import Busy, Forbidden, NotFound, ToolError, Unauthorized, Unreachable, Unsupported
 from tasks.core.transport import explain_connection
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES
-from tasks.network.vapix._auth import CameraLogin, parse_challenges
+from tasks.network.vapix._auth import parse_challenges
 from tasks.network.vapix._camera import Place
 from tasks.network.vapix._events import (
     EVERYTHING,
@@ -334,26 +334,11 @@ class RtspEvents:
     _alive_every: float = ALIVE_SECONDS
     _silent_since: float | None = None
     _url: str = ""
-    _login: CameraLogin = field(init=False)
-
-    def __post_init__(self) -> None:
-        place = self.place
-        self._login = CameraLogin(
-            self.name,
-            place.username,
-            place.password,
-            secure=place.tls is not None,
-            clear_text=False,
-            key=(place.camera.site, place.address, place.port),
-        )
-        if place.login is not None:
-            # What HTTP has proven is true here as well: a refusal now is about the level, not the password.
-            self._login.proven, self._login.serial = place.login.proven, place.login.serial
 
     @property
     def name(self) -> str:
         """How errors call it."""
-        return f"The RTSP server of {self.place.host} (port {self.place.port})"
+        return self.place.name
 
     async def open(self, topics: Sequence[str], items: Mapping[str, str]) -> None:
         """Connect, log in and begin to play.
@@ -428,7 +413,7 @@ class RtspEvents:
             if self._silent_since is not None and now - self._silent_since > self.timeout:
                 raise Unreachable(f"{self.name} has fallen silent.")
             if now >= alive_at:
-                await self._send("OPTIONS", self._url, {}, self._login.authorization("OPTIONS", self._url))
+                await self._send("OPTIONS", self._url, {}, self.place.login.authorization("OPTIONS", self._url))
                 alive_at = now + self._alive_every
                 self._silent_since = now if self._silent_since is None else self._silent_since
             with contextlib.suppress(TimeoutError):
@@ -443,7 +428,9 @@ class RtspEvents:
             return
         with contextlib.suppress(OSError, RuntimeError):
             if self._session:
-                writer.write(self._request("TEARDOWN", self._url, {}, self._login.authorization("TEARDOWN", self._url)))
+                writer.write(
+                    self._request("TEARDOWN", self._url, {}, self.place.login.authorization("TEARDOWN", self._url))
+                )
             writer.close()
             async with asyncio.timeout(1.0):
                 await writer.wait_closed()
@@ -453,7 +440,7 @@ class RtspEvents:
     async def _ask(self, method: str, uri: str, headers: Mapping[str, str]) -> RtspAnswer:
         tried = 0
         while True:
-            authorization = self._login.authorization(method, uri)
+            authorization = self.place.login.authorization(method, uri)
             await self._send(method, uri, headers, authorization)
             answer = await self._answer()
             if answer.status != 401:
@@ -466,9 +453,9 @@ class RtspEvents:
                     f"{self.name} takes passwords in clear text only, and its connection is not encrypted.",
                     hint="Set the camera's authentication policy to digest or recommended.",
                 )
-            self._login.challenged(offers, tried=tried)  # raises when there is nothing more to try
+            self.place.login.challenged(offers, tried=tried)  # raises when there is nothing more to try
         if authorization is not None:
-            self._login.accepted()
+            self.place.login.accepted()
         if answer.status != 200:
             raise self._refusal(method, answer)
         return answer

@@ -15,11 +15,27 @@ from tasks.network.vapix._auth import CameraLogin, Passerby, digest_header, pars
 
 DIGEST = 'Digest realm="AXIS_B8A44F7C1D20", nonce="n1", algorithm=MD5, qop="auth"'
 BASIC = 'Basic realm="AXIS_B8A44F7C1D20"'
+STRANGER = 'Digest realm="Printer", nonce="n1", qop="auth"'
+STRANGERS_BASIC = 'Basic realm="Printer"'
 
 
-def login(*, secure: bool = False, clear_text: bool = False, password: str = "pass") -> CameraLogin:
+def login(
+    *,
+    secure: bool = False,
+    clear_text: bool = False,
+    certified: bool = False,
+    password: str = "pass",
+    serial: str | None = None,
+) -> CameraLogin:
     return CameraLogin(
-        "gate-cam", "root", password, secure=secure, clear_text=clear_text, key=("default", "192.0.2.7", 80)
+        "gate-cam",
+        "root",
+        password,
+        secure=secure,
+        clear_text=clear_text,
+        certified=certified,
+        key=("default", "192.0.2.7", 80),
+        serial=serial,
     )
 
 
@@ -169,6 +185,39 @@ def test_another_device_than_a_moment_ago_gets_no_credentials() -> None:
     with pytest.raises(Untrusted, match="B8A44F7C1D20"):
         camera.challenged([DIGEST], tried=0)
     assert camera.authorization("GET", "/") is None
+
+
+@pytest.mark.parametrize("challenge", [STRANGER, STRANGERS_BASIC, DIGEST])
+def test_who_is_to_be_a_certain_camera_and_does_not_say_so_gets_no_credentials(challenge: str) -> None:
+    camera = login(secure=True, clear_text=True, certified=True, serial="ACCC8E000001")
+    with pytest.raises(Untrusted, match="no credentials were sent"):
+        camera.challenged([challenge], tried=0)
+    assert camera.authorization("GET", "/") is None and _auth._refused == {}
+
+
+def test_a_camera_that_said_its_serial_before_may_call_its_realm_otherwise() -> None:
+    camera = login(serial="ACCC8E000001")
+    camera.introduced = True
+    camera.challenged([STRANGER], tried=0)
+    assert camera.authorization("GET", "/") is not None
+    with pytest.raises(Untrusted, match="another login than a moment ago"):
+        camera.challenged([STRANGER.replace("Printer", "Scanner").replace("n1", "n2") + ", stale=true"], tried=1)
+
+
+def test_a_password_that_can_be_read_goes_to_what_is_known_to_be_an_axis_device_only() -> None:
+    for stranger in (login(clear_text=True), login(secure=True)):
+        with pytest.raises(Untrusted, match="says nowhere that it is an Axis device"):
+            stranger.challenged([STRANGERS_BASIC], tried=0)
+        assert stranger.authorization("GET", "/") is None
+    introduced = login(clear_text=True)
+    introduced.introduced = True
+    for known in (introduced, login(secure=True, certified=True)):
+        known.challenged([STRANGERS_BASIC], tried=0)
+        assert known.authorization("GET", "/") is not None
+    # Of a digest nobody reads the password.
+    digest = login()
+    digest.challenged([STRANGER], tried=0)
+    assert digest.authorization("GET", "/") is not None
 
 
 def test_who_has_no_account_reads_the_serial_number() -> None:

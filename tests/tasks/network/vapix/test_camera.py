@@ -45,7 +45,12 @@ ACTION = "http://www.axis.com/vapix/ws/action1"
 
 @contextlib.asynccontextmanager
 async def talk(
-    simulated: Simulated, credentials: AxisCredentials | None = None, *, timeout: float = 5.0, port: int | None = None
+    simulated: Simulated,
+    credentials: AxisCredentials | None = None,
+    *,
+    timeout: float = 5.0,
+    port: int | None = None,
+    serial: str | None = None,
 ) -> AsyncIterator[Camera]:
     async with open_camera(
         "default",
@@ -55,6 +60,7 @@ async def talk(
         port=port,
         timeout=timeout,
         pace=Paces(Pacer(100_000), 0).of(simulated.address),
+        serial=serial,
     ) as camera:
         yield camera
 
@@ -126,6 +132,53 @@ async def test_another_device_at_the_address_gets_no_credentials(mid: Simulated)
         assert not [request for request in mid.requests if request.credentials]
 
 
+def disguise(mid: Simulated, policy: str = "digest") -> None:
+    """Make a camera answer as a printer does: it tells nobody what it is, and its login is for another realm."""
+    mid.device.faults.add(_camera.BASICDEVICEINFO, Fault("404", count=None, bare=True))
+    mid.device.params.set("Network.HTTP.AuthenticationPolicy", policy)
+    mid.device.auth.realm = "Printer"
+
+
+@pytest.mark.parametrize("policy", ["digest", "basic"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_what_is_to_be_a_certain_camera_gets_no_credentials_until_it_says_so(
+    mid: Simulated, policy: str, scheme: str
+) -> None:
+    disguise(mid, policy)
+    more = {"basic_over_http": True} if scheme == "http" else {"verification": "off"}
+    async with talk(mid, mid.block(scheme=scheme, **more), serial=mid.device.serial) as camera:
+        with pytest.raises(Untrusted, match=f"does not say that it is {mid.device.serial}"):
+            await camera.device()
+    assert not [request for request in mid.requests if request.credentials]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_device_that_does_not_look_like_a_camera_gets_no_password_that_can_be_read(
+    mid: Simulated, scheme: str
+) -> None:
+    disguise(mid, "basic")
+    more = {"basic_over_http": True} if scheme == "http" else {"verification": "off"}
+    async with talk(mid, mid.block(scheme=scheme, **more)) as camera:
+        with pytest.raises(Untrusted, match="says nowhere that it is an Axis device"):
+            await camera.device()
+        assert not [note for note in camera.notes if "clear text" in note]
+    assert not [request for request in mid.requests if request.credentials]
+    async with talk(mid, mid.block()) as camera:  # its certificate is pinned: it is the one that is meant
+        assert (await camera.device()).serial == mid.device.serial
+
+
+async def test_a_camera_with_a_realm_of_its_owners_is_known_by_what_it_tells_anybody(mid: Simulated) -> None:
+    mid.device.auth.realm = "Front yard"
+    async with talk(mid, mid.block(scheme="http"), serial=mid.device.serial) as camera:
+        await camera.device()
+        assert await camera.parameters("Network")
+        rtsp, websocket = camera.rtsp_place(8554).login, camera.websocket_place().login
+        rtsp.challenged(['Digest realm="Front yard", nonce="of-rtsp"'], tried=0)
+        websocket.challenged(['Digest realm="Front yard", nonce="of-ws"'], tried=0)
+        with pytest.raises(Untrusted):
+            camera.rtsp_place(8554).login.challenged(['Digest realm="Recorder", nonce="of-rtsp"'], tried=0)
+
+
 async def test_basic_is_not_sent_in_clear_text_unless_the_block_allows_it(mid: Simulated) -> None:
     mid.device.params.set("Network.HTTP.AuthenticationPolicy", "basic")
     async with talk(mid, mid.block(scheme="http")) as camera:
@@ -134,7 +187,8 @@ async def test_basic_is_not_sent_in_clear_text_unless_the_block_allows_it(mid: S
     assert not [request for request in mid.requests if request.credentials]
     async with talk(mid, mid.block(scheme="http", basic_over_http=True)) as camera:
         assert await camera.parameters("Network")
-        assert camera.login_scheme == "basic" and "clear text" in camera.notes[0]
+        assert camera.login_scheme == "basic"
+        assert [note for note in camera.notes if "clear text" in note] == camera.notes[:1]
 
 
 # --- certificates ------------------------------------------------------------------------------------------------------
@@ -385,7 +439,7 @@ async def test_transports_of_ones_own_log_in_with_a_nonce_of_their_own(mid: Simu
         await camera.device()
         await camera.level()
         place = camera.rtsp_place(8554)
-        assert place.login is not None and place.login.proven and place.login.serial == mid.device.serial
+        assert place.login.proven and place.login.serial == mid.device.serial
         assert (place.address, place.port, place.tls) == (mid.address, 8554, None) and "pass'" not in repr(place)
         place.login.challenged([f'Digest realm="AXIS_{mid.device.serial}", nonce="of-rtsp", stale=FALSE'], tried=0)
         assert 'nonce="of-rtsp"' in (place.login.authorization("DESCRIBE", "rtsp://x/") or "")

@@ -555,3 +555,20 @@ def test_a_picture_made_to_take_all_memory_is_not_decoded() -> None:
     for wide, high, decoded in ((8, 8, True), (7000, 7000, False), (65_000, 65_000, False)):
         said = data[:place] + high.to_bytes(2, "big") + wide.to_bytes(2, "big") + data[place + 4 :]
         assert (light_of(said) is not None) is decoded
+
+
+async def test_a_password_that_rtsp_refused_is_not_tried_again_over_http_nor_the_other_way_round(
+    ask: Ask, camera: Camera
+) -> None:
+    check: dict[str, Any] = {"action": "check", "rtsp_port": camera.rtsp_port}
+    for number, asked in enumerate((check, {"action": "offers"}, check)):
+        with pytest.raises(Unauthorized, match="a moment ago" if number else "RTSP server"):
+            await ask(camera, password="wrong", **asked)
+    assert [request.status for request in camera.requests if request.credentials] == [401]
+
+
+async def test_a_stream_of_another_device_gets_no_credentials(use: Use, camera: Camera) -> None:
+    camera.device.auth.realm = "Recorder"
+    seen = await use("check", rtsp_port=camera.rtsp_port, serial=camera.device.serial)
+    assert seen.answers is False and f"does not say that it is {camera.device.serial}" in str(seen.note)
+    assert not [request for request in camera.requests if request.credentials]
