@@ -9,21 +9,24 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tasks.core.errors import Busy, Rejected, ToolError, Unanswered, Unauthorized, Unsupported
+from tasks.core.errors import Busy, Rejected, ToolError, Unanswered, Unauthorized, Unreachable, Unsupported
+from tasks.core.log import run_logger
 from tasks.network.vapix._ptz_reading import MOTORS, PTZ, Head, Means, Position, queue, read_position, tolerance
 from tasks.network.vapix._ptz_text import clean
+from tasks.network.vapix._wire import Declined
 
 POLL_SECONDS: Final = 0.5
 LATER_POLL_SECONDS: Final = 1.0
 _QUICK_POLLS = 6
 START_SECONDS: Final = 1.5
 """How long a head that should move may stand still before that counts as rest."""
-STOP_ATTEMPTS: Final = 3
+STOP_PAUSES: Final = (0.5, 1.0, 2.0)
+"""Seconds between the attempts to stop: what a camera refuses while it is overloaded or locks somebody out, it may take a moment later."""
 STOP_SECONDS: Final = 5.0
 """Longest wait for the answer to one attempt to stop."""
 STOPPED_SECONDS: Final = 6.0
 """Longest a head may take to come to rest once it is told to."""
-LONGEST_STOP: Final = STOP_ATTEMPTS * (STOP_SECONDS + POLL_SECONDS)
+LONGEST_STOP: Final = (len(STOP_PAUSES) + 1) * STOP_SECONDS + sum(STOP_PAUSES)
 
 
 @dataclass(frozen=True)
@@ -150,19 +153,29 @@ async def drive(head: Head, speeds: Mapping[str, int], seconds: float) -> None:
     """
     trouble: BaseException | None = None
     try:
+        # The camera's turn is kept all the while: a run that had it in between would keep our stop waiting.
         await command(head, **continuous(speeds))
         await asyncio.sleep(seconds)
     except BaseException as error:
         trouble = error
         raise
     finally:
+        begun = not _surely_not_begun(trouble)
         try:
-            await surely(stop(head, tuple(speeds)))
+            await surely(stop(head, tuple(speeds), insist=begun))
         except ToolError as error:
-            if isinstance(trouble, asyncio.CancelledError):
-                trouble.add_note(str(error))  # a cancel stays a cancel
-            elif not isinstance(trouble, (Rejected, type(error))):  # what the camera refused to begin needs no stop
+            if begun:
+                if isinstance(trouble, asyncio.CancelledError):
+                    # Whoever cancelled may look at no result: the log tells it too. A deadline gets this error instead of its own.
+                    run_logger().critical("%s: %s", head.camera.asked, error)
                 raise error from trouble
+
+
+def _surely_not_begun(trouble: BaseException | None) -> bool:
+    """Whether nothing moves: the camera said no, let nobody in, or was never reached. Any other answer may come from one that moves."""
+    if isinstance(trouble, Unreachable):
+        return not isinstance(trouble, Unanswered)
+    return isinstance(trouble, (Declined, Unauthorized, Unsupported))
 
 
 def continuous(speeds: Mapping[str, int]) -> dict[str, str]:
@@ -180,27 +193,38 @@ def continuous(speeds: Mapping[str, int]) -> dict[str, str]:
     return arguments
 
 
-async def stop(head: Head, axes: tuple[str, ...] = ("pan", "tilt", "zoom")) -> None:
-    """Tell the head to stop until it says yes; the last attempt in the other way there is, `move=stop`.
+async def stop(head: Head, axes: tuple[str, ...] = ("pan", "tilt", "zoom"), *, insist: bool = True) -> None:
+    """Tell the head to stop until it says yes; pan and tilt at last in the other way there is, `move=stop`.
+
+    Args:
+        head: The head.
+        axes: What moves.
+        insist: Whether it moves by our command: then a refusal is no reason to leave it alone, and the account was good a moment ago.
 
     Raises:
         Unanswered: It did not say yes; it may still move.
+        Unauthorized: It lets nobody in; not with `insist`.
+        Unsupported: It has no such function; not with `insist`.
     """
     halt = continuous(dict.fromkeys(axes, 0))
+    otherwise = {"move": "stop"} if {"pan", "tilt"} & set(axes) else halt
     last = ""
-    for attempt in range(1, STOP_ATTEMPTS + 1):
+    for pause in (*STOP_PAUSES, None):
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 # A stop may arrive twice: it is the one command that is sent again.
-                await command(head, **(halt if attempt < STOP_ATTEMPTS else {"move": "stop"}))
+                await command(head, **(halt if pause is not None else otherwise))
                 return
-        except (Unauthorized, Unsupported):
-            raise  # said for good: it was not let in, so it was not moved by this account either
+        except (Unauthorized, Unsupported) as error:
+            if not insist:
+                raise
+            last = str(error)
         except ToolError as error:
             last = str(error)
         except TimeoutError:
             last = f"no answer within {STOP_SECONDS:g} s"
-        await asyncio.sleep(POLL_SECONDS)
+        if pause is not None:
+            await asyncio.sleep(pause)
     raise Unanswered(
         f"THE CAMERA MAY STILL BE MOVING: it did not confirm the stop ({last[:300]}).",
         hint="Send the action stop again now, or stop it in the camera's own pages.",
@@ -215,7 +239,7 @@ async def confirm_stopped(head: Head, moved: Collection[str] = ()) -> Rest:
     """
     rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, moved=moved)
     if not rest.rested:
-        await surely(_stop_otherwise(head))
+        await surely(_stop_otherwise(head, tuple(moved)))
         rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, moved=moved)
     if not rest.rested:
         raise Rejected(
@@ -225,10 +249,12 @@ async def confirm_stopped(head: Head, moved: Collection[str] = ()) -> Rest:
     return rest
 
 
-async def _stop_otherwise(head: Head) -> None:
-    with suppress(ToolError, TimeoutError):
-        async with asyncio.timeout(STOP_SECONDS):
-            await command(head, move="stop")
+async def _stop_otherwise(head: Head, axes: tuple[str, ...]) -> None:
+    # `move=stop` is for pan and tilt.
+    for arguments in (continuous(dict.fromkeys(axes or MOTORS, 0)), {"move": "stop"}):
+        with suppress(ToolError, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await command(head, **arguments)
 
 
 async def surely(work: Coroutine[Any, Any, None]) -> None:

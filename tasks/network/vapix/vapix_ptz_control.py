@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.core.errors import Conflict, InvalidParameters, NotFound, Rejected, Unanswered, Unsupported
+from tasks.core.errors import Conflict, InvalidParameters, NotFound, Rejected, ToolError, Unanswered, Unsupported
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult, each_camera, entry, fitting
@@ -606,13 +606,18 @@ async def _continuous(head: Head, params: VapixPtzControl) -> Fields:
 async def _stop(head: Head, params: VapixPtzControl) -> Fields:
     """Stop first and ask later: this may be urgent."""
     try:
-        await surely(stop(head))
-    except Unanswered:
-        means = await read_means(head, limits=False)
-        if not means.queueing:
+        await surely(stop(head, insist=False))
+    except Unanswered as unheard:
+        try:
+            means = await read_means(head, limits=False)
+            if not means.queueing:
+                raise unheard
+            async with in_control(head, means):
+                await surely(stop(head))
+        except Unanswered:
             raise
-        async with in_control(head, means):
-            await surely(stop(head))
+        except ToolError as error:  # why nobody could be asked for control must not hide that it may move
+            raise Unanswered(f"{unheard.message} Then: {error.message}", hint=unheard.hint) from error
     rest = await confirm_stopped(head)
     return {"position": rest.position, "rested": rest.rested}
 

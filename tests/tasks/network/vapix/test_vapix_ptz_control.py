@@ -59,6 +59,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "LATER_POLL_SECONDS", 0.05)
     monkeypatch.setattr(moving, "START_SECONDS", 0.3)
     monkeypatch.setattr(moving, "STOP_SECONDS", 0.6)
+    monkeypatch.setattr(moving, "STOP_PAUSES", (0.05, 0.05, 0.05))
     monkeypatch.setattr(moving, "STOPPED_SECONDS", 1.5)
 
 
@@ -94,6 +95,17 @@ def use(ask: Ask, camera: Camera) -> Use:
 def commands(camera: Camera) -> list[str]:
     """The commands the head was given."""
     return [one.body.decode() for one in camera.asked(PTZ_CGI) if one.method == "POST"]
+
+
+def attempts(camera: Camera) -> list[str]:
+    """The commands that were sent, those that were not let in (HTTP 401) among them."""
+    return [one.body.decode() for one in camera.requests if one.path == PTZ_CGI and one.method == "POST"]
+
+
+def refusal(status: int, **when: Any) -> Fault:
+    """An answer that does not let a command in; 401 asks for the login once more."""
+    challenge = {"WWW-Authenticate": 'Digest realm="AXIS_ACCC8E000000", nonce="0123", qop="auth", algorithm=MD5'}
+    return Fault("answer", response=Response(status, b"", "text/html", challenge if status == 401 else {}), **when)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -327,6 +339,73 @@ async def test_a_stop_that_is_never_confirmed_is_said_loudly(use: Use, camera: C
     camera.device.faults.add(PTZ_CGI, Fault("hang", skip=3, count=None))
     with pytest.raises(Unanswered, match="MAY STILL BE MOVING"):
         await use("continuous", pan=30, seconds=0.2)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_a_stop_that_is_refused_once_is_sent_again(use: Use, camera: Camera, status: int) -> None:
+    camera.device.faults.add(PTZ_CGI, refusal(status, skip=3))
+    moved = await use("continuous", pan=30, seconds=0.2)
+    assert moved.rested and not head_of(camera.device).driven()
+    assert attempts(camera)[1:] == ["camera=1&continuouspantiltmove=0%2C0"] * 2
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_a_stop_that_is_refused_for_good_is_said_loudly(use: Use, camera: Camera, status: int) -> None:
+    camera.device.faults.add(PTZ_CGI, refusal(status, skip=3, count=None))
+    with pytest.raises(Unanswered, match="MAY STILL BE MOVING"):
+        await use("continuous", pan=30, seconds=0.2)
+    assert len(attempts(camera)) == 5 and attempts(camera)[-1] == "camera=1&move=stop"
+
+
+@pytest.mark.parametrize("answer", ["close", "500", "503", "html"])
+async def test_what_the_camera_did_not_decline_may_still_move(use: Use, camera: Camera, answer: Any) -> None:
+    camera.device.faults.add(PTZ_CGI, Fault(answer, skip=2, effect=True))
+    camera.device.faults.add(PTZ_CGI, Fault("close", skip=2, count=None))
+    with pytest.raises(Unanswered, match="MAY STILL BE MOVING"):
+        await use("continuous", pan=30, seconds=0.2)
+    assert head_of(camera.device).driven()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_move_that_was_not_let_in_is_no_alarm(use: Use, camera: Camera, status: int) -> None:
+    camera.device.faults.add(PTZ_CGI, refusal(status, skip=2, count=None))
+    with pytest.raises((Forbidden, Unsupported)):
+        await use("continuous", pan=30, seconds=0.2)
+    assert len(attempts(camera)) == 2, "nothing moves, so the stop is not insisted on: cameras lock out who guesses"
+
+
+async def test_a_deadline_does_not_hide_that_the_stop_was_not_confirmed(
+    use: Use, camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VapixPtzControl, "camera_seconds", lambda params: 1.5)
+    camera.device.faults.add(PTZ_CGI, Fault("close", skip=3, count=None))
+    with pytest.raises(Unanswered, match="MAY STILL BE MOVING"):
+        await use("continuous", pan=30, seconds=9)
+
+
+async def test_a_cancel_tells_the_log_that_the_stop_was_not_confirmed(
+    use: Use, camera: Camera, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera.device.faults.add(PTZ_CGI, Fault("close", skip=3, count=None))
+    task = asyncio.ensure_future(use("continuous", pan=30, seconds=9))
+    await until(head_of(camera.device).driven)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [one.levelname for one in caplog.records if "MAY STILL BE MOVING" in one.getMessage()] == ["CRITICAL"]
+
+
+async def test_an_alarm_stays_one_when_the_camera_falls_silent_after_it(use: Use, camera: Camera) -> None:
+    camera.device.faults.add(PTZ_CGI, Fault("close", count=None))
+    camera.device.faults.add("/axis-cgi/param.cgi", Fault("close", count=None))
+    with pytest.raises(Unanswered, match="MAY STILL BE MOVING"):
+        await use("stop")
+
+
+async def test_zoom_is_never_told_to_stop_by_what_stops_pan_and_tilt_only(use: Use, camera: Camera) -> None:
+    camera.device.faults.add(PTZ_CGI, Fault("503", skip=3, count=3))
+    await use("continuous", zoom=5, seconds=0.2)
+    assert commands(camera)[1:] == ["camera=1&continuouszoommove=0"] * 4 and not head_of(camera.device).driven()
 
 
 async def test_a_move_the_camera_refuses_is_reported_as_refused(use: Use, camera: Camera) -> None:
