@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -72,8 +73,7 @@ def masks_from_json(text: str) -> list[Mask]:
     rows = document.get("listpx") if isinstance(document, dict) else None
     if not isinstance(rows, list):
         raise Nonsense("The camera's answer has no list of masks.")
-    if len(rows) > MOST_MASKS:
-        raise Nonsense(f"The camera names {len(rows)} masks, more than any has.")
+    _check_number(len(rows))
     masks = []
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):
@@ -97,15 +97,32 @@ def masks_from_text(text: str) -> list[Mask]:
 
     >>> [mask.name for mask in masks_from_text("0 Door\n1 Back yard\n")]
     ['Door', 'Back yard']
+
+    Raises:
+        Nonsense: It is something else. Any words could be names; a login page taken for a mask would hide that there is none.
     """
+    begin = text.lstrip()[:1]
+    if begin in ("<", "{"):
+        what = "a web page or XML" if begin == "<" else "JSON"
+        raise Nonsense(f"The camera answers with {what} in place of its list of masks.")
     masks = []
-    for line in text.splitlines()[:MOST_MASKS]:
+    for line in re.split(r"\r\n|\r|\n", text):
+        if any(unicodedata.category(character) == "Cc" and character != "\t" for character in line):
+            raise Nonsense("The camera's list of masks holds control characters.")
         if line.strip() and not line.rstrip().endswith(":"):
             match = _NUMBERED.match(line)
-            name = clean_name(match[1] if match else line.strip())
-            if name:
+            name = match[1] if match else line.strip()
+            if len(name) > NAME_LENGTH:
+                raise Nonsense("The camera's list of masks has a line that is longer than a name can be.")
+            if name := clean_name(name):
                 masks.append(Mask(name=name))
+    _check_number(len(masks))
     return masks
+
+
+def _check_number(named: int) -> None:
+    if named > MOST_MASKS:
+        raise Nonsense(f"The camera names {named} masks, more than any has.")
 
 
 def masks_from_parameters(values: Mapping[str, str]) -> list[Mask]:

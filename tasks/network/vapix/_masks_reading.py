@@ -104,11 +104,13 @@ async def read(camera: Camera) -> State:
     """List the camera's masks by the best way it has.
 
     Raises:
-        Unsupported: It has neither the function nor the parameters.
+        Unsupported: It has neither the function nor the parameters; or says that it has the function, which is not there, and shows no
+            mask in parameters: then nobody knows whether it has any.
         Forbidden: The function takes an administrator, and the parameters show nothing.
     """
     limits = limits_of(await camera.capabilities())
     windows = await _by_parameters(camera)
+    remarks: list[str] = []
     if limits.cgi:
         try:
             return await _by_function(camera, limits, windows)
@@ -117,10 +119,15 @@ async def read(camera: Camera) -> State:
             if not windows:
                 raise
         except Unsupported:
-            pass
+            if not windows:
+                raise
+            limits = Limits(**{**vars(limits), "cgi": False})
+            remarks.append(
+                "The camera says that it has privacymask.cgi, and does not answer there: its parameters were read."
+            )
     if windows or await _has_windows(camera):
         limits = Limits(**{**vars(limits), "windows": True})
-        return State(MaskApi.PARAMETERS, windows, limits)
+        return State(MaskApi.PARAMETERS, windows, limits, remarks)
     raise Unsupported(
         f"{camera.asked} has no privacy masks (neither {API} nor {PROPERTY} nor parameters {WINDOWS}).",
     )
