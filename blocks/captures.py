@@ -110,14 +110,8 @@ class CaptureStore(Block):
             FileExistsError: There is such a file; evidence is never overwritten.
             OSError: With errno EDQUOT when the quota, with ENOSPC when the disk has no room.
         """
-        final = self.path(name)
-        # A file where a folder would have to be is in the way as well.
-        for place in (final, *(above for above in final.parents if self.folder in above.parents)):
-            if place.exists() and (place == final or not place.is_dir()):
-                there = place.relative_to(self.folder)
-                raise FileExistsError(
-                    errno.EEXIST, f"The store has a file {there} already; files are never overwritten"
-                )
+        if taken := self._taken(self.path(name)):
+            raise self._is_taken(taken)
         path = self.folder / _INCOMING / secrets.token_hex(8) / name
         with self._alone():
             self._check_room(expected_bytes)
@@ -126,8 +120,12 @@ class CaptureStore(Block):
                 reserve(self._place_of(path), expected_bytes, keep=keep)
         return path
 
-    def commit(self, path: Path) -> StoredFile:
+    def commit(self, path: Path, *, rename: bool = False) -> StoredFile:
         """Move a file written to a path from `new()` to its name in the store: whole, on disk, or not at all.
+
+        Args:
+            path: What `new()` gave.
+            rename: Add a few characters to its name when another file has that by now. For what cannot be written again.
 
         Raises:
             ValueError: `path` did not come from `new()`.
@@ -135,8 +133,7 @@ class CaptureStore(Block):
             FileExistsError: Another run committed a file of this name meanwhile; `path` is kept.
             OSError: With errno EDQUOT when the store is over its quota; `path` is kept.
         """
-        name = self._name_of(path)
-        final = self.path(name)
+        final = self.path(self._name_of(path))
         # O_NOFOLLOW: what a tool left there must be a file, not a link to one outside the store.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
@@ -148,16 +145,15 @@ class CaptureStore(Block):
             promised = look(self._place_of(path))
             if promised is None or size > promised.size_bytes:
                 self._check_room(0)
+            if taken := self._taken(final):
+                if not rename:
+                    raise self._is_taken(taken)
+                final = _another(taken) / final.relative_to(taken)
             _make_folders(self.folder, final.parent)
-            try:
-                os.link(path, final, follow_symlinks=False)  # unlike rename, a link never replaces a file
-            except FileExistsError:
-                raise FileExistsError(
-                    errno.EEXIST, f"The store has a file {name} already; files are never overwritten"
-                ) from None
+            os.link(path, final, follow_symlinks=False)  # unlike rename, a link never replaces a file
             self._drop(path)
         _sync_folder(final.parent)
-        return StoredFile(name, size, digest)
+        return StoredFile(final.relative_to(self.folder).as_posix(), size, digest)
 
     def discard(self, path: Path) -> None:
         """Give up a path from `new()`; nothing remains of it."""
@@ -265,8 +261,8 @@ class CaptureStore(Block):
     def recover(self) -> list[StoredFile]:
         """Put under their names the files that killed writers left and that are worth keeping (`new(keep=True)`).
 
-        Of a pcap file the half-written last packet is cut off; one without a packet is removed. Those of writers that live are
-        left alone.
+        Of a pcap file the half-written last packet is cut off; one without a packet is removed. One whose name was given away
+        meanwhile gets a few characters more. Those of writers that live are left alone.
         """
         with self._alone():
             left = [
@@ -274,13 +270,24 @@ class CaptureStore(Block):
             ]
         recovered = []
         for path in [path for place in left for path, _ in _walk(place)]:
-            with contextlib.suppress(FileNotFoundError, FileExistsError):  # somebody else recovers it at this moment
+            with contextlib.suppress(FileNotFoundError):  # somebody else recovers it at this moment
                 whole = _pcap.trim(path)
                 if path.stat().st_size and (whole is None or whole.packets):
-                    recovered.append(self.commit(path))
+                    recovered.append(self.commit(path, rename=True))
                 else:
                     self.discard(path)
         return recovered
+
+    def _taken(self, final: Path) -> Path | None:
+        """What is where a file would have to be, or a file where a folder above it would."""
+        for place in (final, *(above for above in final.parents if self.folder in above.parents)):
+            if place.exists() and (place == final or not place.is_dir()):
+                return place
+        return None
+
+    def _is_taken(self, place: Path) -> FileExistsError:
+        there = place.relative_to(self.folder)
+        return FileExistsError(errno.EEXIST, f"The store has a file {there} already; files are never overwritten")
 
     def _remove(self, name: str, *, dry_run: bool) -> bool:
         """Remove a file unless somebody reads it; says whether it did."""
@@ -371,6 +378,11 @@ class CaptureStore(Block):
             if promise is not None and not promise.abandoned:
                 total += max(0, promise.size_bytes - sum(status.st_size for _, status in _walk(place)))
         return total
+
+
+def _another(path: Path) -> Path:
+    """A name like this one that nobody has."""
+    return path.with_name(f"{path.stem[:100]}-{secrets.token_hex(4)}{path.suffix}")
 
 
 def _digest(descriptor: int) -> tuple[str, int]:

@@ -269,6 +269,30 @@ def test_what_a_killed_writer_left_is_not_kept_unless_it_said_so(store, holder, 
     assert store.usage() == 0
 
 
+@pytest.mark.parametrize("taken", ["run.pcap/one.pcap", "run.pcap"])
+def test_what_a_killed_writer_left_is_kept_when_its_name_was_given_away(store, holder, taken):
+    other = holder("run.pcap/one.pcap", "keep", HEADER + PACKET)
+    other.kill()
+    other.wait()
+    store.write(taken, b"another's")
+    (recovered,) = store.recover()
+    assert recovered.name != "run.pcap/one.pcap" and recovered.name.startswith("run")
+    assert store.describe(recovered.name) == recovered
+    assert store.path(recovered.name).read_bytes() == HEADER + PACKET
+    assert store.path(taken).read_bytes() == b"another's"
+    assert list((store.folder / ".incoming").iterdir()) == [] and store.recover() == []
+
+
+def test_what_cannot_be_written_again_takes_another_name_rather_than_none(store):
+    name = f"{'long' * 48}.pcap"
+    late = store.new(name)
+    late.write_bytes(b"second")
+    store.write(name, b"first")
+    stored = store.commit(late, rename=True)
+    assert stored.name != name and stored.name.startswith("longlong") and stored.name.endswith(".pcap")
+    assert store.path(stored.name).read_bytes() == b"second" and store.path(name).read_bytes() == b"first"
+
+
 # --- reading and pruning ---------------------------------------------------------------------------------------------
 
 
