@@ -67,6 +67,8 @@ class CameraFacts:
         brightness: Mean brightness of its picture, 0 to 255.
         contrast: Standard deviation of that.
         picture: The picture.
+        picture_whole: Whether it ends as a picture does.
+        expected_serial: The serial the inventory has at this address.
         masks: Privacy masks that are on.
         untold: What was asked and could not be read, and why.
         excused: Parts of it that this camera does not have at all.
@@ -97,6 +99,8 @@ class CameraFacts:
     brightness: float | None = None
     contrast: float | None = None
     picture: FileRef | None = None
+    picture_whole: bool = True
+    expected_serial: str | None = None
     masks: int | None = None
     untold: dict[str, str] = field(default_factory=dict)
     excused: frozenset[str] = frozenset()
@@ -151,6 +155,13 @@ def judge(facts: CameraFacts, policy: CameraPolicy) -> list[CameraFinding]:
             "Is it powered and on the network, and is the account right? Nothing else is known of it.",
         )
         return found
+    if facts.expected_serial and facts.serial and facts.expected_serial.upper() != facts.serial.upper():
+        say(
+            Severity.HIGH,
+            "other-device",
+            f"It is {facts.serial}; the inventory has {facts.expected_serial} at this address.",
+            "Was the camera replaced, or did addresses move? Look where the other one is now.",
+        )
     _firmware(facts, policy, say)
     _connection(facts, policy, say)
     _evidence(facts, policy, say)
@@ -305,6 +316,15 @@ def _video(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
             f"Its stream does not answer: {_sentence(why or 'no reason given')}",
             "Restart it when its other functions hang as well.",
         )
+    if facts.picture is not None and (facts.brightness is None or not facts.picture_whole):
+        what = (
+            "Its picture breaks off."
+            if facts.brightness is not None
+            else "What it gives is no picture anybody can read."
+        )
+        say(
+            Severity.HIGH, "picture-broken", what, "Look at its own pages; restart it when they do not show one either."
+        )
     if facts.brightness is None:
         if (why := facts.hidden("picture")) and "picture" not in facts.busy:
             say(Severity.HIGH, "no-picture", f"It gives no picture: {_sentence(why)}", "Look at its own pages.")
@@ -446,15 +466,38 @@ def _yes(value: bool | None) -> str:
 
 def gaps(report: Report) -> list[str]:
     """What cameras did not tell though they were asked: a line for each part and reason, the most cameras first."""
-    silent: dict[tuple[str, str], list[str]] = {}
-    for facts in report.cameras:
-        for part in facts.untold:
-            if why := facts.hidden(part):
-                silent.setdefault((part, why), []).append(facts.target)
+    return _together(
+        (f"{part}, of {{}}: {_sentence(why)}", facts.target)
+        for facts in report.cameras
+        for part in facts.untold
+        if (why := facts.hidden(part))
+    )
+
+
+def notes(report: Report) -> list[str]:
+    """What the conversations were like, such as that no certificate was checked: a line for each remark, the most cameras first."""
+    return _together((f"{{}}: {_sentence(note)}", facts.target) for facts in report.cameras for note in facts.notes)
+
+
+def _lists(report: Report) -> list[tuple[str, list[str]]]:
+    """What there is to say beside findings, by heading; empty lists left out."""
+    lists = (
+        ("What they do not tell", gaps(report)),
+        ("What else to know", notes(report)),
+        ("Not asked", [f"{part}: {why}" for part, why in report.failed.items()]),
+    )
+    return [(heading, lines) for heading, lines in lists if lines]
+
+
+def _together(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines with the cameras they are true of in the place of `{}`."""
+    of: dict[str, list[str]] = {}
+    for line, target in said:
+        of.setdefault(line.replace(target, "it"), []).append(target)
     lines = []
-    for (part, why), targets in sorted(silent.items(), key=lambda gap: -len(gap[1])):
+    for line, targets in sorted(of.items(), key=lambda one: -len(one[1])):
         named = ", ".join(targets[:MOST_NAMED]) + (", ..." if len(targets) > MOST_NAMED else "")
-        lines.append(f"{part}, of {count(len(targets), 'camera')} ({named}): {_sentence(why)}")
+        lines.append(line.replace("{}", f"{count(len(targets), 'camera')} ({named})", 1))
     return lines if len(lines) <= MOST_GAPS else [*lines[:MOST_GAPS], f"... and {len(lines) - MOST_GAPS} more."]
 
 
@@ -482,9 +525,8 @@ def text(report: Report) -> str:
     if report.changes:
         lines += ["", f"The inventory learned ({len(report.changes)}):"]
         lines += [f"- {' '.join(filter(None, row.values()))}" for row in report.changes[:MOST_LISTED]]
-    if silent := gaps(report):
-        lines += ["", "What they do not tell:", *(f"- {line}" for line in silent)]
-    lines += [f"Not asked: {part}: {why}" for part, why in report.failed.items()]
+    for heading, said in _lists(report):
+        lines += ["", f"{heading}:", *(f"- {line}" for line in said)]
     if report.url:
         lines += ["", report.url]
     return "\n".join(lines)
@@ -504,8 +546,8 @@ def html(report: Report) -> str:
         if rows
         else ""
     )
-    silent = "".join(f"<li>{markup.escape(line)}</li>" for line in gaps(report))
-    table += f"<p>What they do not tell:</p><ul>{silent}</ul>" if silent else ""
+    for heading, said in _lists(report):
+        table += f"<p>{heading}:</p><ul>{''.join(f'<li>{markup.escape(line)}</li>' for line in said)}</ul>"
     link = f'<p><a href="{markup.escape(report.url)}">The whole report</a></p>' if report.url else ""
     return head + table + link
 
@@ -517,10 +559,8 @@ def markdown(report: Report, sheet: str | None) -> str:
         parts += ["## Findings", markdown_table(finding_rows(report), most=MOST_LISTED)]
     if report.changes:
         parts += ["## What the inventory learned", markdown_table([dict(row) for row in report.changes])]
-    if silent := gaps(report):
-        parts += ["## What they do not tell", "\n".join(f"- {escape(line)}" for line in silent)]
-    if report.failed:
-        parts += ["## Not asked", *(f"- **{escape(part)}**: {escape(why)}" for part, why in report.failed.items())]
+    for heading, said in _lists(report):
+        parts += [f"## {heading}", "\n".join(f"- {escape(line)}" for line in said)]
     if sheet:
         parts += ["## What they see", f"![Contact sheet]({sheet})"]
     return "\n\n".join(parts)

@@ -147,7 +147,7 @@ def _identity(facts: CameraFacts, said: DeviceEntry) -> None:
         settings = said.settings
         facts.https = settings.https if facts.https is None else facts.https
         facts.ssh, facts.upnp, facts.anonymous = settings.ssh, settings.upnp, settings.anonymous
-    facts.untold |= {part: why for part, why in said.missing.items() if part != "certificate"}
+    facts.untold |= said.missing
     facts.notes = (said.detail,) if said.detail else ()
 
 
@@ -202,4 +202,4 @@ async def _pictures(run: Any, by_target: dict[str, CameraFacts], there: Sequence
 def _pictured(facts: CameraFacts, said: VideoCamera) -> None:
     if said.picture is not None:
         facts.picture, facts.brightness = said.picture.file, said.picture.mean
-        facts.contrast = said.picture.deviation
+        facts.contrast, facts.picture_whole = said.picture.deviation, said.picture.whole

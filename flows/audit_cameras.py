@@ -250,15 +250,15 @@ async def _ask_all(
     asked = 0
 
     async def one(batch: Sequence[_Camera]) -> list[CameraFacts]:
-        facts = [CameraFacts(target=camera.target, asset_id=camera.asset_id, names=camera.names) for camera in batch]
+        facts = [
+            CameraFacts(camera.target, asset_id=camera.asset_id, names=camera.names, expected_serial=camera.serial)
+            for camera in batch
+        ]
         async with places:
             await ask(facts, credentials, site, port, parts, failed)
         nonlocal asked
         asked += len(batch)
         await progress.tell(100.0 * asked / len(fleet), f"{asked} of {count(len(fleet), 'camera')} asked")
-        for camera, said in zip(batch, facts, strict=True):
-            if camera.serial and said.serial and camera.serial.upper() != said.serial.upper():
-                said.notes = (*said.notes, f"The inventory has serial {camera.serial} at this address.")
         return facts
 
     await progress.tell(0.0, f"0 of {count(len(fleet), 'camera')} asked")

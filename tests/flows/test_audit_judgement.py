@@ -10,8 +10,10 @@ from PIL import Image
 from blocks.cameras import CameraPolicy
 from flows import _audit, _contact_sheet
 from flows._audit import CameraFacts, Disk, Report, findings_of, judge
+from tasks.core.models import FileRef
 from tasks.network.analyze._report import Severity
 
+PICTURE = FileRef(site="yard", name="snapshot.jpg", size_bytes=7000, sha256="0" * 64)
 GOOD = {
     "target": "10.0.0.5",
     "address": "10.0.0.5",
@@ -74,6 +76,9 @@ def test_a_camera_as_it_should_be_has_no_findings() -> None:
         ({"recording": False}, "not-recording", Severity.HIGH),
         ({"stream": False}, "no-stream", Severity.HIGH),
         ({"brightness": 2.0}, "picture-black", Severity.HIGH),
+        ({"picture": PICTURE, "brightness": None}, "picture-broken", Severity.HIGH),
+        ({"picture": PICTURE, "picture_whole": False}, "picture-broken", Severity.HIGH),
+        ({"serial": "ACCC8E000001", "expected_serial": "ACCC8E000002"}, "other-device", Severity.HIGH),
         ({"masks": 0}, "mask-missing", Severity.CRITICAL),
     ],
 )
@@ -187,6 +192,17 @@ def test_the_digest_says_what_matters_first_and_names_are_harmless() -> None:
     assert lines[2].startswith("- critical: 10.0.0.6: It must show a privacy mask")
     assert "<i>" not in _audit.html(report) and "<i>" not in _audit.markdown(report, None)
     assert [row["findings"] for row in _audit.camera_rows(report)] == ["0", "1", "1"]
+
+
+def test_what_a_conversation_was_like_is_said_once_for_all_it_is_true_of() -> None:
+    cameras = [
+        camera(target=f"10.0.0.{n}", notes=(f"The certificate of 10.0.0.{n} was not checked.",)) for n in range(6)
+    ]
+    report = Report(site="yard", cameras=cameras, findings=[])
+    [line] = _audit.notes(report)
+    assert line.startswith("6 cameras (10.0.0.0, ") and line.endswith("): The certificate of it was not checked.")
+    for said in (_audit.text(report), _audit.html(report), _audit.markdown(report, None)):
+        assert "What else to know" in said and "was not checked" in said
 
 
 def test_the_digest_has_no_empty_paragraphs() -> None:

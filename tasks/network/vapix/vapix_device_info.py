@@ -8,19 +8,25 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.core.errors import Forbidden, Unauthorized, Unsupported
+from tasks.core.errors import Busy, Forbidden, Rejected, Unauthorized, Unsupported
 from tasks.core.models import BlockName, Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.network.vapix._camera import BASICDEVICEINFO, Camera
 from tasks.network.vapix._fleet import CameraEntry, CamerasResult, each_camera, entry, fitting
 from tasks.network.vapix._params import CameraTargets, fleet_timeout
+from tasks.network.vapix._picture import is_jpeg
 from tasks.network.vapix._settings import SETTING_GROUPS, Settings, read_settings
+from tasks.network.vapix._video_offers import SNAPSHOT
 from tasks.network.vapix._wire import CLASSIC, Declined, Nonsense, said
 
 CAMERA_SECONDS = 90.0
 """Most seconds for one camera."""
 TEMPERATURE = "/axis-cgi/temperaturecontrol.cgi"
 MOST_PROPERTIES = 400
+MOST_GLIMPSE = 4 << 20
+"""Most bytes of the picture that anybody may have: some cameras give another size than the one that is asked for."""
+_SMALL = {"resolution": "320x240", "compression": "90"}
+_SETTINGS_IN_WORDS = {"https": "HTTPS", "ssh": "SSH", "upnp": "UPnP", "anonymous": "viewing without an account"}
 # Names of the two sources: the API's, and those of the parameters it replaced.
 _BASIC = {
     "brand": ("Brand", "Brand.Brand"),
@@ -347,7 +353,25 @@ class Reading:
         )
 
     async def _settings(self) -> None:
-        self._found["settings"] = read_settings(await self._camera.parameters(*SETTING_GROUPS))
+        settings = read_settings(await self._camera.parameters(*SETTING_GROUPS))
+        if (seen := await self._anybody_may_view()) is not None:
+            settings = settings.model_copy(update={"anonymous": seen})
+        self._found["settings"] = settings
+        # To an administrator it shows all it has: what is missing then is not there.
+        admin = self._camera.has_account and (await self._camera.level()).at_least("admin")
+        hidden = [words for name, words in _SETTINGS_IN_WORDS.items() if getattr(settings, name) is None and not admin]
+        if hidden:
+            self._missing["settings"] = f"It does not tell this account about {', '.join(hidden)}."
+
+    async def _anybody_may_view(self) -> bool | None:
+        """Whether a picture is given to anybody: parameters call the switch differently, so it is tried; None when that says nothing."""
+        try:
+            answer = await self._camera.fetch(SNAPSHOT, _SMALL, max_bytes=MOST_GLIMPSE, anonymous=True)
+        except (Unauthorized, Forbidden):
+            return False
+        except (Unsupported, Declined, Rejected, Nonsense, Busy):
+            return None
+        return True if is_jpeg(answer.body) else None
 
 
 def _number(text: str | None) -> float | None:

@@ -298,3 +298,35 @@ async def test_a_port_that_must_never_be_touched_is_not_touched_without_an_accou
     for port in (None, 80, 443):
         with pytest.raises(Refused, match="never"):
             await perform(vapix_device_info, {"targets": ["127.0.0.1"], "port": port}, policy=policy)
+
+
+# --- settings that let strangers in --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["old", "9.80", "mid", "new", "ptz"])
+@pytest.mark.parametrize("user", ["root", "operator", "viewer"])
+async def test_whether_anybody_may_view_is_tried_for_every_account(info: Info, profile: str, user: str) -> None:
+    with cameras(profile) as [camera]:
+        for open_to_all in (False, True):
+            camera.device.anonymous_viewer = open_to_all
+            [found] = (await info(camera, block=camera.block(user), views=["settings"])).cameras
+            assert found.settings is not None and found.settings.anonymous is open_to_all
+        glimpses = [one for one in camera.requests if one.path == "/axis-cgi/jpg/image.cgi"]
+        assert len(glimpses) == 2 and not any(one.credentials for one in glimpses), "nobody logged in for that"
+
+
+@pytest.mark.parametrize("user", ["operator", "viewer"])
+async def test_settings_an_account_may_not_see_are_missing_and_not_in_order(
+    info: Info, camera: Camera, user: str
+) -> None:
+    [found] = (await info(camera, block=camera.block(user), views=["settings"])).cameras
+    assert found.settings is not None and found.settings.ssh is None
+    assert "does not tell this account about HTTPS, SSH, UPnP" in found.missing["settings"]
+    [whole] = (await info(camera, views=["settings"])).cameras
+    assert whole.settings is not None and whole.settings.ssh is not None and "settings" not in whole.missing
+
+
+async def test_a_camera_that_gives_no_picture_says_nothing_of_who_may_view(info: Info, camera: Camera) -> None:
+    camera.device.faults.add("/axis-cgi/jpg/image.cgi", Fault("503", count=None, bare=True))
+    [found] = (await info(camera, block=camera.block("viewer"), views=["settings"])).cameras
+    assert found.settings is not None and found.settings.anonymous is None
