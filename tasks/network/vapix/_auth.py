@@ -15,8 +15,10 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from tasks.core.errors import Forbidden, Unauthorized, Untrusted
+from tasks.core.scrub import MASK, scrub
 
 REMEMBERED_SECONDS = 60.0
 """How long a refused password is not tried again by this process: a flow that runs six tools must not make six wrong attempts."""
@@ -25,6 +27,9 @@ _HASHES: dict[str, Callable[[bytes], hashlib._Hash]] = {"MD5": hashlib.md5, "SHA
 _PARAMETER = re.compile(r'(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SERIAL = re.compile(r"AXIS_([0-9A-Fa-f]{12})")
 _WHO = "Has another device the camera's address now, or do two share it?"
+_RESPONSE = re.compile(r"""(\bresponse\W{0,3}[=:]\W{0,4})[0-9a-fA-F]{8,}""")
+_TELLING = 4
+"""How much of the beginning of a secret is worth masking, characters."""
 _LONGEST_CHALLENGE = 4096
 _MOST_HEADERS = 8
 
@@ -298,6 +303,42 @@ class CameraLogin:
                 hint="Use scheme https in the block, or allow basic_over_http there.",
             )
         return Unauthorized(f"{self._place} offers no way to log in that we know: Digest, or Basic over https.")
+
+
+class LoginSecrets:
+    """What gives an account away when a camera repeats it: the password, and what a login sends of it.
+
+    Args:
+        username: Name of the account.
+        password: Its password.
+
+    Attributes:
+        plain: What `scrub` is to mask, in all its encodings.
+    """
+
+    def __init__(self, username: str, password: str) -> None:
+        pair = f"{username}:{password}"
+        self.plain = (pair, password)
+        self._spellings = (password, quote(password, safe=""), base64.b64encode(pair.encode()).decode())
+
+    def mask(self, text: str) -> str:
+        """Mask all of it in what a camera said, also where that was cut short in the middle of it.
+
+        >>> LoginSecrets("root", "hunter2secret").mask("It was sent Basic cm9vdDpodW50ZXIyc2VjcmV0 or Basic cm9vdDpodW50Z...")
+        'It was sent Basic *** or Basic ***...'
+        """
+        # Not the password, but whoever has it can try passwords on it without asking the camera.
+        text = _RESPONSE.sub(rf"\g<1>{MASK}", scrub(text, self.plain))
+        for end in reversed([cut.start() for cut in re.finditer(r"\.\.\.", text)]):
+            longest = max((_common(text[:end], spelling) for spelling in self._spellings), default=0)
+            if longest >= _TELLING:
+                text = f"{text[: end - longest]}{MASK}{text[end:]}"
+        return text
+
+
+def _common(text: str, spelling: str) -> int:
+    """How much of the beginning of a secret the text ends with."""
+    return next((length for length in range(len(spelling) - 1, 0, -1) if text.endswith(spelling[:length])), 0)
 
 
 class Passerby:

@@ -34,7 +34,7 @@ from tasks.core.http import Answer, Session, Stream
 from tasks.network.probe._certificate import Parsed
 from tasks.network.probe._connection import OPENING_PACKETS, SEGMENT_BYTES, Pace
 from tasks.network.probe._http_exchange import EXCHANGE_PACKETS, TLS_PACKETS
-from tasks.network.vapix._auth import CameraLogin, Passerby
+from tasks.network.vapix._auth import CameraLogin, LoginSecrets, Passerby
 from tasks.network.vapix._wire import (
     CLASSIC,
     MOST_BYTES,
@@ -800,7 +800,7 @@ class Camera:
             peer=self.check_certificate,
             pay=self.pay,
             costs=(OPENING_PACKETS, TLS_PACKETS, EXCHANGE_PACKETS, SEGMENT_BYTES),
-            secrets=(credentials.password.get_secret_value(),) if credentials is not None else (),
+            secrets=secrets_of(credentials).plain if credentials is not None else (),
         )
 
     def _tls(self, secure: bool) -> ssl.SSLContext | None:
@@ -833,6 +833,11 @@ class Camera:
 
     _boot_id: str | None = None
     _uptime: int | None = None
+
+
+def secrets_of(credentials: AxisCredentials) -> LoginSecrets:
+    """What nobody may repeat after a camera."""
+    return LoginSecrets(credentials.username, credentials.password.get_secret_value())
 
 
 @contextmanager

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from blocks.axis import AxisCredentials
 from tasks.core.errors import (
     Busy,
+    Conflict,
     Forbidden,
+    InvalidParameters,
     NotFound,
     Refused,
     Rejected,
     ToolError,
     ToolTimeout,
+    Unanswered,
     Unauthorized,
     Unreachable,
     Unsupported,
@@ -30,10 +33,10 @@ from tasks.core.models import FileRef, ToolResult
 from tasks.core.rate import Pacer
 from tasks.core.redact import json_size
 from tasks.core.run import ToolRun, current_run
-from tasks.core.scrub import scrub
 from tasks.network._sparing import ROOM_BYTES, spare_entries
 from tasks.network.probe._connection import Pace, Paces
-from tasks.network.vapix._camera import ANONYMOUS_PORT, Camera, open_camera
+from tasks.network.vapix._auth import LoginSecrets
+from tasks.network.vapix._camera import ANONYMOUS_PORT, Camera, open_camera, secrets_of
 from tasks.network.vapix._params import IN_FLIGHT, REPORTING_SECONDS, CameraTargets
 from tasks.network.vapix._wire import DeviceId, NeedsSetup, Nonsense, NotReady
 
@@ -47,6 +50,7 @@ class CameraOutcome(StrEnum):
 
     DONE = "done"
     UNREACHABLE = "unreachable"
+    UNANSWERED = "unanswered"
     UNTRUSTED = "untrusted"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
@@ -74,12 +78,16 @@ _OUTCOME_OF: tuple[tuple[type[ToolError], CameraOutcome], ...] = (
     (NeedsSetup, CameraOutcome.NEEDS_SETUP),
     (Nonsense, CameraOutcome.NONSENSE),
     (Untrusted, CameraOutcome.UNTRUSTED),
+    (Unanswered, CameraOutcome.UNANSWERED),
     (Unreachable, CameraOutcome.UNREACHABLE),
     (Forbidden, CameraOutcome.FORBIDDEN),
     (Unauthorized, CameraOutcome.UNAUTHORIZED),
     (Unsupported, CameraOutcome.UNSUPPORTED),
     (Rejected, CameraOutcome.REJECTED),
     (NotFound, CameraOutcome.REJECTED),
+    (Conflict, CameraOutcome.REJECTED),
+    (Refused, CameraOutcome.REJECTED),
+    (InvalidParameters, CameraOutcome.REJECTED),
     (Busy, CameraOutcome.BUSY),
     (ToolTimeout, CameraOutcome.TIMED_OUT),
 )
@@ -101,6 +109,7 @@ class Seen(Generic[T]):
         detail: What that means; with `done` the conversation's notes.
         value: What `work` returned; None when it did not come to that.
         device: Who the camera is, as far as it came.
+        secrets: What its entry must not repeat.
     """
 
     target: str
@@ -109,6 +118,7 @@ class Seen(Generic[T]):
     detail: str | None = None
     value: T | None = None
     device: DeviceId | None = None
+    secrets: LoginSecrets | None = field(default=None, repr=False)
 
 
 async def each_camera(
@@ -138,6 +148,7 @@ async def each_camera(
     if credentials is None and named is not None:
         credentials = await run.load_block(named, AxisCredentials)
     _check_port(run, credentials.port_of(params.port) if credentials is not None else params.port or ANONYMOUS_PORT)
+    secrets = secrets_of(credentials) if credentials is not None else None
     paces = Paces(Pacer(run.packets_per_second), run.policy.host_packets_per_second)
     slots = asyncio.Semaphore(IN_FLIGHT)
     found: dict[str, Seen[T]] = {}
@@ -152,14 +163,15 @@ async def each_camera(
                 async with asyncio.timeout(seconds) as limit:
                     await _visit(seen, run, params, credentials, pace, work)
             except ToolError as error:
-                _scrub(error, credentials)
+                _scrub(error, secrets)
                 seen.outcome, seen.detail, errors[asked] = outcome_of(error), str(error), error
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                late = ToolTimeout(f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds.")
-                seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(late), late
             except Exception as defect:  # noqa: BLE001
+                if isinstance(defect, TimeoutError) and limit.expired():
+                    late = ToolTimeout(
+                        f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds."
+                    )
+                    seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(late), late
+                    return
                 # Ours, or an answer that nobody thought of: it must not cost the other cameras theirs.
                 run_logger().exception("%s: a defect of signalbox", asked)
                 defects.append(defect)
@@ -172,6 +184,7 @@ async def each_camera(
             target.addresses[0],
             CameraOutcome.TIMED_OUT,
             "The tool's deadline came before this camera was done.",
+            secrets=secrets,
         )
     for missing in run.grant.unresolved:
         found[missing.asked] = Seen(missing.asked, None, CameraOutcome.UNRESOLVED, missing.error.message)
@@ -223,17 +236,15 @@ async def _visit(
             error.hint = " ".join(filter(None, (error.hint, *camera.notes))) or None
             raise
         seen.outcome = CameraOutcome.DONE
-        seen.detail = _masked(" ".join(camera.notes), credentials) or None
+        seen.detail = " ".join(camera.notes) or None
 
 
-def _scrub(error: ToolError, credentials: AxisCredentials | None) -> None:
-    """Mask the password where a camera repeated it: one that got it by Basic has it in clear."""
-    error.message, error.hint = _masked(error.message, credentials) or "", _masked(error.hint, credentials)
-    error.args = (error.message,)
-
-
-def _masked(text: str | None, credentials: AxisCredentials | None) -> str | None:
-    return scrub(text, [credentials.password.get_secret_value()]) if text and credentials is not None else text
+def _scrub(error: ToolError, secrets: LoginSecrets | None) -> None:
+    """Mask the account where a camera repeated it: one that got the password by Basic has it in clear."""
+    if secrets is not None:
+        error.message = secrets.mask(error.message)
+        error.hint = secrets.mask(error.hint) if error.hint else None
+        error.args = (error.message,)
 
 
 def _check_port(run: ToolRun, port: int) -> None:
@@ -280,16 +291,68 @@ def entry(kind: type[E], seen: Seen[Any], **fields: Any) -> E:
         fields: What the tool found; `outcome` and `detail` may say it better than `seen`.
     """
     device = seen.device
+    detail = seen.secrets.mask(seen.detail) if seen.detail and seen.secrets is not None else seen.detail
     known = {
         "target": seen.target,
         "address": seen.address,
         "outcome": seen.outcome,
-        "detail": seen.detail[:500] if seen.detail else None,
+        "detail": detail[:500] if detail else None,
         "serial": (device.serial or None) if device is not None else None,
         "model": device.model if device is not None else None,
         "firmware": device.firmware if device is not None else None,
     }
-    return kind(**{**known, **fields})
+    made = kind(**{**known, **fields})
+    if seen.secrets is None or not _holds(made, seen.secrets):
+        return made
+    kept = {"target": made.target, "address": made.address}  # the asker's own words, by which the entry is found
+    masked: E = _without(made, seen.secrets, frozenset())
+    return masked.model_copy(update=kept)
+
+
+def _holds(made: CameraEntry, secrets: LoginSecrets) -> bool:
+    """Whether an entry repeats a secret: nearly none does, and looking at all of it at once costs little."""
+    together = "\n".join(_strings(made))
+    return secrets.mask(together) != together
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, BaseModel):
+        value = value.__dict__
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _strings(key)
+            yield from _strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _without(value: Any, secrets: LoginSecrets, words: frozenset[Any]) -> Any:
+    """A value without what a camera repeated of its account; words are ours, and stay."""
+    if isinstance(value, FileRef):
+        return value  # the store named it, and it is found by that
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return value.model_copy(
+            update={
+                name: _without(inner, secrets, _words(fields[name].annotation))
+                for name, inner in value.__dict__.items()
+            }
+        )
+    if isinstance(value, Mapping):
+        return {_without(key, secrets, words): _without(inner, secrets, words) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without(inner, secrets, words) for inner in value)
+    return secrets.mask(value) if type(value) is str and value not in words else value
+
+
+def _words(annotation: Any) -> frozenset[Any]:
+    """The words a field can be, where it is one of a few."""
+    if get_origin(annotation) is Literal:
+        return frozenset(get_args(annotation))
+    return frozenset().union(*map(_words, get_args(annotation)))
 
 
 class CamerasResult(ToolResult):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from lab.axis_camera import Camera as Simulated
 from lab.axis_camera import cameras
 from lab.axis_camera.asking import FAST, Asking
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from blocks.captures import CaptureStore
 from tasks.core import registry
@@ -21,7 +21,9 @@ from tasks.core.errors import (
     CommandFailed,
     Conflict,
     Forbidden,
+    InvalidParameters,
     NotFound,
+    Refused,
     Rejected,
     ToolError,
     ToolTimeout,
@@ -34,6 +36,7 @@ from tasks.core.errors import (
 from tasks.core.models import Safety, Service
 from tasks.core.redact import MOST_BYTES, json_size
 from tasks.core.run import FixedWiring, ToolRun, running, wired
+from tasks.network.vapix._auth import LoginSecrets
 from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._fleet import (
     CameraEntry,
@@ -56,9 +59,17 @@ class Look(CameraParams):
     """Parameters of a tool made here."""
 
 
+class Thing(BaseModel):
+    """A thing it saw."""
+
+    name: str = Field(description="Its name.")
+    kind: Literal["hunter2secret", "other"] = Field("other", description="A word of ours.")
+
+
 class Looked(CameraEntry):
     """What it saw."""
 
+    things: dict[str, Thing] = Field(default_factory=dict, description="Things.")
     words: list[str] = Field(default_factory=list, description="Words.")
     number: int | None = Field(None, description="A number.")
 
@@ -106,7 +117,7 @@ def ask(asking: Asking) -> Ask:
     ("error", "outcome"),
     [
         (Unreachable("x"), CameraOutcome.UNREACHABLE),
-        (Unanswered("x"), CameraOutcome.UNREACHABLE),
+        (Unanswered("x"), CameraOutcome.UNANSWERED),
         (Untrusted("x"), CameraOutcome.UNTRUSTED),
         (Unauthorized("x"), CameraOutcome.UNAUTHORIZED),
         (Forbidden("x"), CameraOutcome.FORBIDDEN),
@@ -120,7 +131,9 @@ def ask(asking: Asking) -> Ask:
         (NeedsSetup("x"), CameraOutcome.NEEDS_SETUP),
         (Nonsense("x"), CameraOutcome.NONSENSE),
         (ToolTimeout("x"), CameraOutcome.TIMED_OUT),
-        (Conflict("x"), CameraOutcome.FAILED),
+        (Conflict("x"), CameraOutcome.REJECTED),
+        (Refused("x"), CameraOutcome.REJECTED),
+        (InvalidParameters("x"), CameraOutcome.REJECTED),
         (CommandFailed("x"), CameraOutcome.FAILED),
     ],
 )
@@ -159,17 +172,22 @@ async def test_a_camera_that_takes_too_long_is_timed_out_and_let_go(
         await ask(tool, pair[0])
 
 
+@pytest.mark.parametrize("defect", [KeyError, TimeoutError])
 async def test_a_defect_that_one_camera_brings_to_light_costs_the_others_nothing(
-    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated], caplog: pytest.LogCaptureFixture
+    make_look: Callable[..., Any],
+    ask: Ask,
+    pair: list[Simulated],
+    caplog: pytest.LogCaptureFixture,
+    defect: type[Exception],
 ) -> None:
     async def work(camera: Camera) -> int:
         if camera.asked == pair[0].address:
-            raise KeyError("ours")
+            raise defect("ours")
         return 1
 
     result = await ask(make_look(work), *pair)
     assert [one.outcome for one in result.cameras] == [CameraOutcome.FAILED, CameraOutcome.DONE]
-    assert "a defect of signalbox (KeyError)" in str(result.cameras[0].detail)
+    assert f"a defect of signalbox ({defect.__name__})" in str(result.cameras[0].detail)
     assert "Traceback" in caplog.text
 
 
@@ -313,6 +331,59 @@ async def test_a_password_that_a_camera_repeats_is_masked_wherever_it_is_told(
     with pytest.raises(Rejected) as caught:
         await ask(tool, pair[0], password="hunter2secret")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        "Basic cm9vdDpodW50ZXIyc2VjcmV0",
+        "Basic cm9vdDpodW50ZXIyc2Vj...",
+        "root:hunter2secret",
+        "hunter2sec...",
+        'response="d41d8cd98f00b204e9800998ecf8427e", algorithm=MD5',
+        '"response": "d41d8cd98f00b204e9800998ecf8427e"',
+    ],
+)
+async def test_what_a_login_sends_is_masked_wherever_it_is_told(
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated], echo: str
+) -> None:
+    async def work(camera: Camera) -> int:
+        if camera.address == pair[1].address:
+            camera.notes.append(f"It calls itself {echo} of the yard")
+            return 1
+        raise Rejected(f"It says {echo} of the yard")
+
+    result = await ask(make_look(work), *pair, password="hunter2secret")
+    for said in result.cameras:
+        assert "***" in said.detail and said.detail.endswith("of the yard")
+        for secret in ("hunter2", "aHVudGVyM", "cm9vdDpodW50", "d41d8cd98f"):
+            assert secret not in said.detail
+
+
+async def test_a_password_that_a_camera_gives_for_a_name_stands_in_no_entry(pair: list[Simulated]) -> None:
+    secret = "hunter2secret"
+    seen = Seen(
+        secret, "192.0.2.7", CameraOutcome.DONE, None, 1, DeviceId(secret, f"AXIS {secret}", "11.11"),
+        secrets=LoginSecrets("root", secret),
+    )  # fmt: skip
+    made = entry(
+        Looked, seen, words=["yard", f"x{secret}"], things={secret: Thing(name=f"of {secret}", kind="hunter2secret")}
+    )
+    assert (made.serial, made.model, made.firmware) == ("***", "AXIS ***", "11.11")
+    assert made.words == ["yard", "x***"] and made.things == {"***": Thing(name="of ***", kind="hunter2secret")}
+    # The target is the asker's own word, by which the entry is found; what holds no secret stays what it is.
+    assert made.target == secret and Looked.model_validate(made.model_dump()) == made
+
+
+async def test_each_tools_entries_hold_no_password_of_the_camera(
+    make_look: Callable[..., Any], ask: Ask, pair: list[Simulated]
+) -> None:
+    async def work(camera: Camera) -> int:
+        return 1
+
+    pair[0].device.params.set("Brand.ProdShortName", "AXIS hunter2secret")
+    result = await ask(make_look(work), *pair, password="hunter2secret")
+    assert result.cameras[0].model == "AXIS ***"
 
 
 async def test_cameras_with_long_names_fit_the_ledger_too(make_look: Callable[..., Any], tmp_path: Any) -> None:
