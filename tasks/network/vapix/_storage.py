@@ -38,6 +38,8 @@ CONTINUOUS_LIMIT = "Properties.LocalStorage.NbrOfContinuousRecordingProfiles"
 DISKS_API = "disk-management"
 
 MOST_DISKS = 16
+MOST_OPTIONS = 1000
+"""Characters of stream arguments: a profile's name of 64, percent-encoded, has 768."""
 LOW_SPACE_SHARE = 0.02
 """Below this share of free space a disk whose oldest recordings are not removed by themselves is nearly full."""
 WORN_PERCENT = 80.0
@@ -212,7 +214,7 @@ def continuous_of(root: Element) -> list[Continuous]:
         Continuous(
             profile=profile,
             disk_id=text(row.get("diskid"), 60),
-            options=text(row.get("options"), 300),
+            options=text(row.get("options"), MOST_OPTIONS),
             event_id=text(row.get("eventid"), 60),
         )
         for row in rows[:64]

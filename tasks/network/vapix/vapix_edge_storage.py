@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from tasks.core.errors import Conflict, NotFound, Rejected, Unsupported
+from tasks.core.errors import Busy, Conflict, Forbidden, NotFound, Rejected, Unreachable, Unsupported
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.network.vapix import _storage as storage
@@ -352,14 +352,25 @@ async def _status(camera: Camera, params: VapixEdgeStorage) -> _Found:
     found = _Found()
     found.disks = await storage.read_disks(camera)
     if params.health:
-        for place, disk in enumerate(found.disks):
-            if disk.status == "OK":
-                found.disks[place] = disk.model_copy(update={"health": await storage.read_health(camera, disk.disk_id)})
+        await _add_health(camera, found)
     await _recording_state(camera, found)
     found.findings = storage.findings_of(found.disks, found.continuous)
     if found.continuous and found.recording_now is False:
         found.findings.append("a continuous recording is configured, but nothing is recorded")
     return found
+
+
+async def _add_health(camera: Camera, found: _Found) -> None:
+    """Add how the disks are. What cannot be said of their health is no reason to say nothing else of them."""
+    for place, disk in enumerate(found.disks):
+        if disk.status != "OK":
+            continue
+        try:
+            health = await storage.read_health(camera, disk.disk_id)
+        except (Forbidden, Busy, Unreachable, Nonsense) as problem:
+            found.remarks.append(f"The health of {disk.disk_id} could not be read: {problem.message}")
+        else:
+            found.disks[place] = disk.model_copy(update={"health": health})
 
 
 async def _recording_state(camera: Camera, found: _Found) -> None:
@@ -373,7 +384,8 @@ async def _recording_state(camera: Camera, found: _Found) -> None:
         found.running, found.recording_now = await storage.read_running(camera)
     except (Unsupported, Rejected, Nonsense) as problem:
         found.remarks.append(f"Recordings could not be listed: {problem.message}")
-    if found.recording_now is None and not found.remarks:
+        return
+    if found.recording_now is None:
         found.remarks.append(
             f"None of the {storage.RUNNING_SCAN} latest recordings goes on; older ones were not looked at."
         )
@@ -516,10 +528,25 @@ async def _add_continuous(camera: Camera, params: VapixEdgeStorage) -> _Found:
     found.continuous = await storage.read_continuous(camera)
     known = {one.profile for one in before}
     fresh = [one for one in found.continuous if one.profile not in known]
-    if not any(one.disk_id == params.disk and profile in (None, one.profile) for one in fresh):
+    made = next((one for one in fresh if one.disk_id == params.disk and profile in (None, one.profile)), None)
+    if made is None:
         raise Rejected(f"{camera.asked} took the continuous recording, but does not list it afterwards.")
+    if others := _otherwise(params, made):
+        found.findings.append(f"continuous recording {made.profile} has {'; '.join(others)}")
     await _note_running(camera, found)
     return found
+
+
+def _otherwise(params: VapixEdgeStorage, made: Continuous) -> list[str]:
+    """Name what a continuous recording has otherwise than asked for; what the camera added by itself is no difference."""
+    asked, held = (dict(parse_qsl(options, keep_blank_values=True)) for options in (params.options, made.options or ""))
+    if params.event is not None:
+        asked["eventid"], held["eventid"] = params.event, made.event_id or ""
+    return [
+        f"{f'{name} {held[name]}' if held.get(name) else f'no {name}'}, not {value}"
+        for name, value in asked.items()
+        if held.get(name) != value
+    ]
 
 
 async def _remove_continuous(camera: Camera, params: VapixEdgeStorage) -> _Found:

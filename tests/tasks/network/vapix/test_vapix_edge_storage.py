@@ -40,6 +40,7 @@ from tasks.network.vapix.vapix_edge_storage import (
 )
 
 DISKS = "/axis-cgi/disks/list.cgi"
+HEALTH = "/axis-cgi/disks/gethealth.cgi"
 RECORD = "/axis-cgi/record/record.cgi"
 STOP = "/axis-cgi/record/stop.cgi"
 MOUNT = "/axis-cgi/disks/mount.cgi"
@@ -178,6 +179,35 @@ async def test_a_camera_that_only_tells_of_its_disks_keeps_what_it_told(ask: Ask
     assert any("could not be listed" in remark for remark in found.remarks)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("answer", count=None, response=Response.page(403)),
+        Fault("html", count=None),
+        Fault("503", count=None),
+        Fault("garbage", count=None),
+        Fault("close", count=None),
+    ],
+    ids=lambda fault: fault.kind,
+)
+async def test_a_disk_whose_health_cannot_be_read_keeps_all_else_that_is_known_of_it(
+    ask: Ask, camera: Camera, fault: Fault
+) -> None:
+    camera.device.faults.add(HEALTH, fault)
+    found = only(await ask(camera, health=True))
+    assert found.disks[0].status == "OK" and found.disks[0].health is None and found.recording_now is True
+    [remark] = found.remarks
+    assert remark.startswith("The health of SD_DISK could not be read: ")
+
+
+async def test_a_disk_whose_health_the_camera_does_not_measure_is_nothing_to_remark_on(
+    ask: Ask, camera: Camera
+) -> None:
+    camera.device.faults.add(HEALTH, Fault("404", count=None))
+    found = only(await ask(camera, health=True))
+    assert found.disks[0].health is None and found.remarks == []
+
+
 async def test_whether_anything_is_recorded_is_unknown_among_too_many_recordings(
     ask: Ask, camera: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +312,28 @@ async def test_a_continuous_recording_is_removed_with_approval_and_added_again(a
         ("1", "videocodec=h264&fps=15", "yard")
     ]
     assert back.recording_now is True and back.before is not None and back.before.continuous == []
+
+
+@pytest.mark.parametrize(
+    ("held", "finding"),
+    [
+        ("fps=10&videocodec=h264", None),
+        ("camera=1&fps=10&videocodec=h264", None),
+        ("videocodec=jpeg&fps=1", "continuous recording 1 has videocodec jpeg, not h264; fps 1, not 10"),
+        ("videocodec=h264", "continuous recording 1 has no fps, not 10"),
+        ("", "continuous recording 1 has no videocodec, not h264; no fps, not 10"),
+    ],
+)
+async def test_a_continuous_recording_with_other_options_than_asked_for_is_a_finding(
+    ask: Ask, camera: Camera, held: str, finding: str | None
+) -> None:
+    state = camera.device.slot(EdgeStorage)
+    state.remove_continuous(1)
+    add = state.add_continuous
+    state.add_continuous = lambda disk_id, options, event_id: add(disk_id, held, event_id)  # type: ignore[method-assign]
+    result = await ask(camera, action="add_continuous", disk="SD_DISK", codec="h264", fps=10)
+    assert only(result).findings == ([finding] if finding else [])
+    assert finding is None or finding in result.headline()
 
 
 async def test_an_added_configuration_that_is_not_there_afterwards_is_an_error(ask: Ask, camera: Camera) -> None:
