@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tasks.network.vapix._camera import Camera
 
 VIRTUAL = "/axis-cgi/virtualinput/"
+NOT_READ_BACK = (
+    "Cameras have no request that reads a virtual input: this is what it said it did. "
+    "Its state is among the events: vapix_event_streaming, topic tns1:Device/tnsaxis:IO/VirtualInput."
+)
 
 
 class VirtualInput(BaseModel):
@@ -21,7 +25,7 @@ class VirtualInput(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     virtual_input: int = Field(description="Its number, from 1.")
-    active: bool = Field(description="What it was made.")
+    active: bool = Field(description="What the camera said it made it; that cannot be read back.")
     changed: bool | None = Field(None, description="Whether it was otherwise before; None when the camera did not say.")
     seconds: int | None = Field(None, description="It becomes inactive again by itself after so many seconds.")
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from tasks.core.errors import Conflict, NotFound, ToolError, Unsupported
 from tasks.network.vapix import _profiles as profiles
 from tasks.network.vapix._camera import Camera
+from tasks.network.vapix._newest import newest
 from tasks.network.vapix._profiles import Held
 from tasks.network.vapix._wire import Nonsense
 
@@ -47,22 +48,35 @@ class Shelf(Protocol):
         ...
 
 
-async def shelf_of(camera: Camera) -> Shelf:
-    """Find where this camera keeps its stream profiles: the newest API it has.
+async def open_shelf(camera: Camera) -> tuple[Shelf, list[Held]]:
+    """Find where this camera keeps its stream profiles, by the newest API it has, and read them.
 
     Raises:
         Unsupported: It has none: it is no camera with streams.
     """
     capabilities = await camera.capabilities()
-    if capabilities.has("stream-profiles"):
-        return JsonShelf(camera)
+    if not capabilities.has("stream-profiles"):
+        return await _open_parameters(camera)
+    return await newest(
+        camera,
+        lambda: _opened(JsonShelf(camera)),
+        lambda: _open_parameters(camera),
+        (JsonShelf.api, ParameterShelf.api),
+    )
+
+
+async def _opened(shelf: Shelf) -> tuple[Shelf, list[Held]]:
+    return shelf, await shelf.read()
+
+
+async def _open_parameters(camera: Camera) -> tuple[Shelf, list[Held]]:
     values = await camera.parameters("StreamProfile")
     if not values:
         raise Unsupported(
             "This device has no stream profiles: neither streamprofile.cgi nor StreamProfile parameters.",
             hint="Is it a camera, and may this account read its parameters? See vapix_device_info.",
         )
-    return ParameterShelf(camera)
+    return await _opened(ParameterShelf(camera))
 
 
 class JsonShelf:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tasks.core.errors import Rejected
+from tasks.core.errors import Rejected, Unsupported
 from tasks.core.models import Example, Safety, Service
 from tasks.core.tool import tool
 from tasks.network.vapix._camera import Camera
@@ -24,7 +25,8 @@ from tasks.network.vapix._fleet import (
 )
 from tasks.network.vapix._imaging_change import Change, Written, judged, summary, verdict
 from tasks.network.vapix._io_port_apis import Port, PortCgi, PortManagement, Ports, Word, pick
-from tasks.network.vapix._io_virtual import VirtualInput, switch_virtual
+from tasks.network.vapix._io_virtual import NOT_READ_BACK, VirtualInput, switch_virtual
+from tasks.network.vapix._newest import newest
 from tasks.network.vapix._params import CameraParams, fleet_timeout
 from tasks.network.vapix._wire import Nonsense, said
 
@@ -137,7 +139,7 @@ class VapixIoPortsResult(CamerasResult):
     def one_line(self, camera: Any) -> str:
         if camera.virtual is not None:
             state = "active" if camera.virtual.active else "inactive"
-            return f"{camera.target}: virtual input {camera.virtual.virtual_input} is {state}"
+            return f"{camera.target}: virtual input {camera.virtual.virtual_input} was made {state}, which nobody can read back"
         if camera.pulsed_seconds is not None and camera.outcome is CameraOutcome.DONE:
             return f"{camera.target}: port {camera.ports[0].port} pulsed for {camera.pulsed_seconds:g} s"
         if camera.changes:
@@ -212,23 +214,35 @@ class _Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-async def _api(camera: Camera) -> Ports:
-    """The newest API the camera has."""
+async def _ports(camera: Camera) -> tuple[Ports, list[Port]]:
+    """The newest API the camera has, which is then used for everything, and its ports."""
+    older = PortCgi(camera)
     capabilities = await camera.capabilities()
-    return PortManagement(camera) if capabilities.has("io-port-management") else PortCgi(camera)
+    if not capabilities.has("io-port-management"):
+        return older, await older.every()
+
+    async def by(api: Ports) -> tuple[Ports, list[Port]]:
+        return api, await api.every()
+
+    async def by_older() -> tuple[Ports, list[Port]]:
+        found = await older.every()
+        if not found:
+            raise Unsupported(f"{camera.asked} has no ports by {older.api} either.")
+        return older, found
+
+    return await newest(camera, lambda: by(PortManagement(camera)), by_older, (PortManagement.api, older.api))
 
 
 async def _read(camera: Camera, params: VapixIoPorts) -> _Outcome:
-    api = await _api(camera)
-    every = await api.every()
+    api, every = await _ports(camera)
     if params.action == "list":
         return _Outcome(api.api, every, notes=[] if every else ["The camera has no ports, or shows this account none."])
     return _Outcome(api.api, [pick(every, number) for number in params.only])
 
 
-async def _chosen(api: Ports, params: VapixIoPorts) -> Port:
+def _chosen(every: Sequence[Port], params: VapixIoPorts) -> Port:
     assert params.io_port is not None
-    port = pick(await api.every(), params.io_port)
+    port = pick(every, params.io_port)
     if port.readonly:
         raise Rejected(f"Port {port.port} is read-only: the camera lets nobody change it.", hint="Nothing was changed.")
     return port
@@ -245,8 +259,8 @@ def _output(port: Port) -> Port:
 
 async def _set(camera: Camera, params: VapixIoPorts) -> _Outcome:
     assert params.state is not None
-    api = await _api(camera)
-    before = _output(await _chosen(api, params))
+    api, every = await _ports(camera)
+    before = _output(_chosen(every, params))
     unclear: Nonsense | None = None
     try:
         await api.switch(before, params.state)
@@ -275,8 +289,8 @@ def _word(port: Port) -> str | None:
 
 async def _pulse(camera: Camera, params: VapixIoPorts) -> _Outcome:
     assert params.seconds is not None
-    api = await _api(camera)
-    before = _output(await _chosen(api, params))
+    api, every = await _ports(camera)
+    before = _output(_chosen(every, params))
     clock = asyncio.get_running_loop().time
     began = clock()
     await api.pulse(before, round(params.seconds * 1000))
@@ -302,8 +316,8 @@ async def _pulse(camera: Camera, params: VapixIoPorts) -> _Outcome:
 
 
 async def _configure(camera: Camera, params: VapixIoPorts) -> _Outcome:
-    api = await _api(camera)
-    before = await _chosen(api, params)
+    api, every = await _ports(camera)
+    before = _chosen(every, params)
     if params.direction is not None and params.direction != before.direction and not before.configurable:
         raise Rejected(
             f"Port {before.port} is an {before.direction or 'unknown kind'} and cannot be made an {params.direction}.",
@@ -335,7 +349,7 @@ async def _virtual(camera: Camera, params: VapixIoPorts) -> _Outcome:
     found = await switch_virtual(
         camera, params.virtual_input, active=params.state == "active", seconds=int(params.seconds or 0) or None
     )
-    return _Outcome("virtualinput", virtual=found)
+    return _Outcome("virtualinput", virtual=found, notes=[NOT_READ_BACK])
 
 
 _ACTIONS = {"list": _read, "read": _read, "set": _set, "pulse": _pulse, "configure": _configure, "virtual": _virtual}

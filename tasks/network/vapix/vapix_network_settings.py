@@ -41,8 +41,9 @@ from tasks.network.vapix._netset_change import (
     resolver_setting,
 )
 from tasks.network.vapix._netset_vacant import USUAL_PORTS, check_vacant
+from tasks.network.vapix._newest import newest
 from tasks.network.vapix._params import REPORTING_SECONDS, CameraParams, fleet_timeout
-from tasks.network.vapix._wire import Nonsense
+from tasks.network.vapix._wire import Capabilities, Nonsense
 
 READ_SECONDS = 90.0
 CHECK_SECONDS = 120.0
@@ -301,14 +302,27 @@ class _Seen:
 async def _read(camera: Camera) -> _Seen:
     capabilities = await camera.capabilities()
     if not capabilities.has("network-settings"):
-        values = await camera.parameters(*_LEGACY_GROUPS)
-        try:
-            return _Seen("param.cgi", netset.of_parameters(values))
-        except ValueError as error:
-            raise Unsupported(
-                f"{camera.asked} has no network_settings.cgi, and {error}.",
-                hint="It takes an account of a higher level.",
-            ) from None
+        return await _read_parameters(camera)
+    return await newest(
+        camera,
+        lambda: _read_newest(camera, capabilities),
+        lambda: _read_parameters(camera),
+        ("network_settings.cgi", "param.cgi"),
+    )
+
+
+async def _read_parameters(camera: Camera) -> _Seen:
+    values = await camera.parameters(*_LEGACY_GROUPS)
+    try:
+        return _Seen("param.cgi", netset.of_parameters(values))
+    except ValueError as error:
+        raise Unsupported(
+            f"{camera.asked} has no network_settings.cgi, and {error}.",
+            hint="It takes an account of a higher level.",
+        ) from None
+
+
+async def _read_newest(camera: Camera, capabilities: Capabilities) -> _Seen:
     settings = await read_settings(camera)
     if not capabilities.has("device-config"):
         return _Seen("network_settings.cgi", settings)

@@ -16,7 +16,7 @@ from tasks.network.vapix._camera import Camera
 from tasks.network.vapix._fleet import CameraEntry, CameraOutcome, CamerasResult, each_camera, entry, fitting, only_one
 from tasks.network.vapix._params import CameraParams, fleet_timeout
 from tasks.network.vapix._profiles import MARK, Held, StreamProfile
-from tasks.network.vapix._profiles_shelf import Shelf, shelf_of
+from tasks.network.vapix._profiles_shelf import Shelf, open_shelf
 from tasks.network.vapix._wire import Nonsense
 
 CAMERA_SECONDS = 90.0
@@ -208,8 +208,7 @@ class _Done:
 
 
 async def _on(camera: Camera, params: VapixStreamProfiles) -> _Done:
-    shelf = await shelf_of(camera)
-    held = await shelf.read()
+    shelf, held = await open_shelf(camera)
     if params.action is ProfileAction.LIST:
         shown = [one.shown() for one in held if params.name in (None, one.name)]
         return _Done(shelf.api, shelf.most, profiles=shown)

@@ -322,6 +322,39 @@ async def test_a_refusal_halfway_tells_what_holds_all_the_same(camera: Camera, a
     assert values(entry) == {"name": ("Input 1", "Half")}
 
 
+# --- an API that is listed and not there ------------------------------------------------------------------------------------
+
+
+async def test_ports_are_told_and_worked_by_the_older_api_where_the_newer_is_only_listed(
+    camera: Camera, ask: Ask
+) -> None:
+    as_newer = await ask(camera)
+    camera.device.faults.add(MANAGEMENT, Fault("404", count=None))
+    entry = await ask(camera)
+    assert entry.api == "port.cgi" and entry.ports == as_newer.ports
+    [note] = entry.notes
+    assert "portmanagement.cgi" in note and "HTTP 404" in note
+    assert len([log for log in camera.requests if log.path == MANAGEMENT and log.status == 404]) == 1
+    entry = await ask(camera, action="set", io_port=2, state="active")
+    assert values(entry) == {"state": ("inactive", "active")} and terminals(camera).active(2)
+    entry = await ask(camera, action="configure", io_port=0, name="Door contact")
+    assert values(entry) == {"name": ("Input 1", "Door contact")}
+
+
+async def test_a_camera_without_ports_by_either_api_has_none(camera: Camera, ask: Ask) -> None:
+    camera.device.faults.add(MANAGEMENT, Fault("404", count=None))
+    camera.device.faults.add(PORT_CGI, Fault("404", count=None))
+    with pytest.raises(Unsupported, match=r"portmanagement\.cgi is not there"):
+        await ask(camera)
+
+
+async def test_no_other_api_is_tried_after_something_was_sent_that_changes(camera: Camera, ask: Ask) -> None:
+    camera.device.faults.add(MANAGEMENT, Fault("404", method="setPorts"))
+    with pytest.raises(Unsupported):
+        await ask(camera, action="set", io_port=2, state="active")
+    assert len(acts(camera)) == 1
+
+
 # --- virtual inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +375,7 @@ async def test_virtual_inputs_are_switched_and_fall_back_by_themselves(profile: 
         assert told == [("7", "1"), ("7", "0")]
         off = await ask(camera, action="virtual", virtual_input=7, state="inactive")
         assert off.virtual is not None and not off.virtual.active and off.virtual.changed is False
+        assert "no request that reads a virtual input" in off.notes[0], "what nobody can read back is not told as seen"
 
 
 async def test_a_virtual_input_that_is_not_there_is_refused_by_the_camera(camera: Camera, ask: Ask) -> None:
@@ -394,9 +428,7 @@ async def test_levels_are_kept(camera: Camera, ask: Ask) -> None:
     assert one(await ask(camera, user="operator", action="set", io_port=2, state="active")).active
 
 
-@pytest.mark.parametrize(
-    "kind", ["garbage", "truncate-json", "html", "empty", "both", "code-as-string", "404", "500", "503"]
-)
+@pytest.mark.parametrize("kind", ["garbage", "truncate-json", "html", "empty", "both", "code-as-string", "500", "503"])
 async def test_a_camera_that_answers_wrongly_is_not_acted_upon(kind: Any, camera: Camera, ask: Ask) -> None:
     camera.device.faults.add(MANAGEMENT, Fault(kind, count=None, method="getPorts"))
     with pytest.raises(ToolError) as caught:

@@ -134,6 +134,19 @@ async def test_every_generation_says_its_addresses_names_and_name_servers(ask: A
         assert camera.most_in_flight == 1
 
 
+async def test_settings_are_read_from_the_parameters_where_the_newer_api_is_only_listed(ask: Ask, mid: Camera) -> None:
+    mid.device.params.set("Network.eth0.IPAddress", mid.address)
+    mid.device.params.set("Network.eth0.SubnetMask", "255.0.0.0")
+    mid.device.faults.add(CGI, Fault("404", count=None))
+    found = only(await ask(mid))
+    assert found.api == "param.cgi" and found.settings is not None and found.settings.interfaces[0].ipv4 is not None
+    assert [one.address for one in found.settings.interfaces[0].ipv4.addresses] == [mid.address]
+    assert "network_settings.cgi" in (found.detail or "") and "HTTP 404" in (found.detail or "")
+    assert len([one for one in mid.requests if one.path == CGI and one.status == 404]) == 1
+    with pytest.raises(Unsupported, match="HTTP 404"):
+        await ask(mid, action="set_hostname", hostname="x")
+
+
 async def test_switch_ports_come_from_the_rest_configuration_where_its_path_is_said(ask: Ask, mid: Camera) -> None:
     state(mid).switch_ports = [
         SwitchPort(1, remote=["192.0.2.55"]),

@@ -84,6 +84,36 @@ async def test_a_profile_lives_from_create_to_remove_on_every_generation(ask: As
         assert list(stored(camera.device)) == factory and camera.most_in_flight == 1
 
 
+async def test_profiles_are_kept_in_the_parameters_where_the_newer_api_is_only_listed(ask: Ask, mid: Camera) -> None:
+    before = only(await ask(mid, action="create", name="map_low", parameters=LOW)).after
+    mid.device.faults.add(CGI, Fault("404", count=None))
+    listed = only(await ask(mid))
+    assert listed.api == "param.cgi" and listed.profiles == [before]
+    assert "streamprofile.cgi" in (listed.detail or "") and "HTTP 404" in (listed.detail or "")
+    assert len([one for one in mid.requests if one.path == CGI and one.status == 404]) == 1
+    changed = only(await ask(mid, action="update", name="map_low", parameters="videocodec=jpeg&fps=1"))
+    assert changed.after is not None and changed.after.parameters == "videocodec=jpeg&fps=1"
+    gone = only(await ask(mid, action="remove", name="map_low"))
+    assert gone.after is None and stored(mid.device) == {}
+
+
+async def test_no_other_api_is_tried_after_a_profile_was_sent(ask: Ask, mid: Camera) -> None:
+    mid.device.faults.add(CGI, Fault("404", method="create"))
+    with pytest.raises(Unsupported):
+        await ask(mid, action="create", name="map_low", parameters=LOW)
+    assert stored(mid.device) == {}
+
+
+async def test_profiles_that_are_in_neither_place_are_none(ask: Ask, mid: Camera) -> None:
+    mid.device.faults.add(CGI, Fault("404", count=None))
+    unknown = Response.text("# Error: Error -1 getting param in group 'StreamProfile'\n")
+    mid.device.faults.add(
+        PARAM, Fault("answer", method="GET", skip=1, response=unknown)
+    )  # the first asks for properties
+    with pytest.raises(Unsupported, match=r"streamprofile\.cgi is not there"):
+        await ask(mid)
+
+
 async def test_a_device_without_video_has_no_profiles(ask: Ask) -> None:
     with cameras("bare") as [radar], pytest.raises(Unsupported, match="no stream profiles"):
         await ask(radar, user="root")
@@ -100,7 +130,11 @@ async def test_several_cameras_get_the_same_profile_and_one_that_refuses_costs_i
         add_profile(second.device, "map_low", LOW)
         second.device.params.set("Network.HTTP.AuthenticationPolicy", "digest")
         result = await ask(first, second, third, action="create", name="map_low", parameters=LOW)
-        assert [one.outcome for one in result.cameras] == [CameraOutcome.DONE, CameraOutcome.FAILED, CameraOutcome.DONE]
+        assert [one.outcome for one in result.cameras] == [
+            CameraOutcome.DONE,
+            CameraOutcome.REJECTED,
+            CameraOutcome.DONE,
+        ]
         assert "already" in (result.cameras[1].detail or "")
         assert result.headline() == "3 cameras: 2 done, 1 failed"
 
@@ -304,7 +338,7 @@ async def test_a_lost_answer_is_settled_by_reading_back(ask: Ask, mid: Camera) -
     [
         ("hang", Unreachable), ("garbage", Nonsense), ("html", Nonsense), ("empty", Nonsense), ("truncate-json", Nonsense),
         ("oversized", ToolError), ("gzip-bomb", ToolError), ("neither", Nonsense), ("both", ToolError), ("503", ToolError),
-        ("500", ToolError), ("404", Unsupported), ("redirect", ToolError), ("code-as-string", ToolError),
+        ("500", ToolError), ("redirect", ToolError), ("code-as-string", ToolError),
     ],
 )  # fmt: skip
 async def test_whatever_comes_in_place_of_a_list_is_a_clear_error(
