@@ -22,11 +22,13 @@ from blocks.axis import AxisCredentials, unchecked
 from tasks.core.db.devices import conversation
 from tasks.core.delivery import PinnedUrl
 from tasks.core.errors import (
+    Busy,
     InvalidParameters,
     Rejected,
     ToolError,
     Unanswered,
     Unauthorized,
+    Unreachable,
     Unsupported,
     Untrusted,
 )
@@ -57,6 +59,7 @@ from tasks.network.vapix._wire import (
     raise_for_json,
     raise_for_text,
     said,
+    version_tuple,
 )
 from tasks.network.vapix._xml import child, children, envelope, local, parse_xml, unwrap
 
@@ -68,6 +71,8 @@ CACHE_SECONDS = 3600.0
 """How long what a camera can do is remembered, when it says by its boot id that it has not started again meanwhile."""
 BLIND_CACHE_SECONDS = 300.0
 """The same for cameras that have no boot id."""
+_DISCOVERY_SINCE = (8, 50)
+"""The first AXIS OS that lists its APIs."""
 ANONYMOUS_PORT = 80
 """Where cameras are asked what they tell anybody, when nobody says another port."""
 LARGE_BYTES = 64 << 10
@@ -200,14 +205,7 @@ class Camera:
             Untrusted: It is not the one that is expected here.
         """
         if self._device is None:
-            device = await self._identify()
-            if self._expected is not None and device.serial != self._expected:
-                raise Untrusted(
-                    f"{self.asked} is {device.serial or 'a device without a serial number'}, not {self._expected}. "
-                    "Nothing was done there.",
-                    hint="Look up which address the camera you mean has now: signalbox asset query --text SERIAL.",
-                )
-            self._device = device
+            self._device = self._checked(await self._identify())
             if self._login is not None and self._device.serial:
                 self._login.serial, self._login.introduced = self._device.serial, True
         return self._device
@@ -221,8 +219,9 @@ class Camera:
             return kept[1]
         apis, statuses = await self._discover()
         found = Capabilities(apis, await self.parameters("Properties"), statuses)
-        seconds = CACHE_SECONDS if device.boot_id else BLIND_CACHE_SECONDS
-        _remember(_capabilities, key, found, seconds)
+        if apis or version_tuple(device.firmware) < _DISCOVERY_SINCE:  # else it has them, and could not say so now
+            seconds = CACHE_SECONDS if device.boot_id else BLIND_CACHE_SECONDS
+            _remember(_capabilities, key, found, seconds)
         return found
 
     async def apis(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -582,7 +581,8 @@ class Camera:
         Raises:
             Busy: Another run talks with it.
             NotReady: It is starting.
-            NeedsSetup: It has no account yet.
+            NeedsSetup: It has no account yet; `device` says who it is, which it tells anybody.
+            Untrusted: It is not the one that is expected here.
         """
         await self._held.enter_async_context(conversation(self.site, self.address, wait=OTHERS_SECONDS))
         self._holding = True
@@ -590,7 +590,14 @@ class Camera:
             self.notes.append("Its certificate was not checked (verification off).")
         elif self._credentials is None and self.secure:
             self.notes.append("Its certificate was not checked: nothing secret was sent.")
-        self._boot_id, self._uptime = await self._ready()
+        try:
+            await self._ready()
+        except NeedsSetup as error:
+            with suppress(Unsupported, Unauthorized, Declined, Nonsense, Unreachable, Busy):
+                error.device = await self._introduction()
+            if error.device is not None:
+                self._checked(error.device)
+            raise
 
     async def aclose(self) -> None:
         """End the conversation."""
@@ -599,7 +606,7 @@ class Camera:
         finally:
             await self.let_go()
 
-    async def _ready(self) -> tuple[str | None, int | None]:
+    async def _ready(self) -> None:
         try:
             data = await self.call(
                 SYSTEMREADY,
@@ -609,9 +616,12 @@ class Camera:
                 anonymous=True,
             )
         except (Unsupported, Unauthorized, Declined):
-            return None, None  # firmware before it, or one that tells nobody
+            return  # firmware before it, or one that tells nobody
         if not isinstance(data, dict):
             raise Nonsense(f"{self.asked} does not answer as a camera does.")
+        uptime = str(data.get("uptime", ""))
+        self._boot_id = said(data.get("bootid") or "", 64) or None
+        self._uptime = int(uptime) if uptime.isascii() and uptime.isdigit() and len(uptime) < 12 else None
         if str(data.get("needsetup", "")).lower() == "yes":
             raise NeedsSetup(
                 f"{self.asked} is as it left the factory: it has no account yet.",
@@ -621,9 +631,6 @@ class Camera:
             raise NotReady(
                 f"{self.asked} is starting, and not ready yet.", hint="Try again in a minute.", retry_after=15
             )
-        uptime = str(data.get("uptime", ""))
-        boot_id = said(data.get("bootid") or "", 64) or None
-        return boot_id, int(uptime) if uptime.isascii() and uptime.isdigit() and len(uptime) < 12 else None
 
     async def _identify(self) -> DeviceId:
         key = (self.site, self.address, self.port, self._boot_id)
@@ -631,14 +638,7 @@ class Camera:
         if kept is not None and kept[0] > time.monotonic():
             return replace(kept[1], uptime=self._uptime)
         try:
-            data = await self.call(
-                BASICDEVICEINFO, "getAllUnrestrictedProperties", version="1.2", meanings=CLASSIC, anonymous=True
-            )
-            facts = data.get("propertyList") if isinstance(data, dict) else None
-            if not isinstance(facts, dict):
-                raise Nonsense(f"{self.asked} does not say what it is.")
-            facts = {said(name, 60): said(value) for name, value in list(facts.items())[:60]}
-            found = self._device_id(facts, "SerialNumber", "ProdShortName", "Version")
+            found = await self._introduction()
         except (Unsupported, Unauthorized, Declined):
             # Firmware before 8.40, or 1.0 of the API, which tells logged-in users only.
             try:
@@ -655,6 +655,27 @@ class Camera:
         if self._boot_id:
             _remember(_devices, key, found, CACHE_SECONDS)
         return found
+
+    async def _introduction(self) -> DeviceId:
+        """What it tells anybody of itself."""
+        data = await self.call(
+            BASICDEVICEINFO, "getAllUnrestrictedProperties", version="1.2", meanings=CLASSIC, anonymous=True
+        )
+        facts = data.get("propertyList") if isinstance(data, dict) else None
+        if not isinstance(facts, dict):
+            raise Nonsense(f"{self.asked} does not say what it is.")
+        facts = {said(name, 60): said(value) for name, value in list(facts.items())[:60]}
+        return self._device_id(facts, "SerialNumber", "ProdShortName", "Version")
+
+    def _checked(self, device: DeviceId) -> DeviceId:
+        """The device, if it is the one that is expected here."""
+        if self._expected is not None and device.serial != self._expected:
+            raise Untrusted(
+                f"{self.asked} is {device.serial or 'a device without a serial number'}, not {self._expected}. "
+                "Nothing was done there.",
+                hint="Look up which address the camera you mean has now: signalbox asset query --text SERIAL.",
+            )
+        return device
 
     def _device_id(self, facts: Mapping[str, str], serial: str, model: str, firmware: str) -> DeviceId:
         number = facts.get(serial, "").replace(":", "").replace("-", "").upper()

@@ -74,7 +74,13 @@ class NotReady(Busy):
 
 
 class NeedsSetup(ToolError):
-    """The camera is as it left the factory: it has no account anybody could use."""
+    """The camera is as it left the factory: it has no account anybody could use.
+
+    Attributes:
+        device: Who it is, where it says so; does not survive pickling.
+    """
+
+    device: DeviceId | None = None
 
 
 # --- who and what a camera is ------------------------------------------------------------------------------------------

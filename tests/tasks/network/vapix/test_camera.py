@@ -222,9 +222,19 @@ async def test_a_certificate_nobody_checks_is_said(mid: Simulated) -> None:
 
 async def test_a_camera_without_accounts_is_said_to_need_its_set_up() -> None:
     with cameras("needs-setup") as [simulated]:
-        with pytest.raises(NeedsSetup, match="no account yet"):
+        with pytest.raises(NeedsSetup, match="no account yet") as caught:
             async with talk(simulated):
                 pass
+        assert caught.value.device is not None and caught.value.device.serial == simulated.device.serial
+        assert caught.value.device.model and caught.value.device.firmware
+        with pytest.raises(Untrusted, match="not ACCC8E000001"):
+            async with talk(simulated, serial="ACCC8E000001"):
+                pass
+        simulated.device.faults.add(_camera.BASICDEVICEINFO, Fault("404", count=None, bare=True))
+        with pytest.raises(NeedsSetup) as caught:
+            async with talk(simulated):
+                pass
+        assert caught.value.device is None
         assert not [request for request in simulated.requests if request.credentials]
 
 
@@ -249,6 +259,18 @@ async def test_what_a_camera_can_do_is_asked_once_until_it_starts_again(mid: Sim
     async with talk(mid) as camera:
         await camera.capabilities()
     assert len(mid.asked("/axis-cgi/apidiscovery.cgi")) == 2
+
+
+@pytest.mark.parametrize(("firmware", "again"), [("11.11.150", True), ("8.50.1", True), ("8.40.3", False)])
+async def test_an_answer_that_a_camera_has_no_apis_is_remembered_only_where_it_may_be_true(
+    mid: Simulated, firmware: str, again: bool
+) -> None:
+    mid.device.params.set("Properties.Firmware.Version", firmware)
+    mid.device.faults.add(_camera.APIDISCOVERY, Fault("404", bare=True))
+    for expected in (False, again):
+        async with talk(mid) as camera:
+            assert (await camera.device()).firmware == firmware
+            assert (await camera.capabilities()).has("light-control") is expected
 
 
 # --- the families --------------------------------------------------------------------------------------------------------

@@ -222,6 +222,16 @@ async def test_another_camera_than_the_one_that_is_meant_gets_neither_work_nor_a
         assert result.cameras[0].outcome is CameraOutcome.DONE and worked == [fleet[0].address]
 
 
+async def test_a_camera_without_accounts_says_what_it_is_all_the_same(make_look: Callable[..., Any], ask: Ask) -> None:
+    async def work(camera: Camera) -> int:
+        return 1
+
+    with cameras("needs-setup", "mid") as fleet:
+        unset, done = (await ask(make_look(work), *fleet)).cameras
+        assert (unset.outcome, done.outcome) == (CameraOutcome.NEEDS_SETUP, CameraOutcome.DONE)
+        assert unset.serial == fleet[0].device.serial and unset.model and unset.firmware
+
+
 def test_a_serial_goes_with_one_target() -> None:
     with pytest.raises(ValueError, match="exactly one target, not 2"):
         Look(targets=["10.0.0.1", "10.0.0.2"], credentials="axis/yard", serial="ACCC8E000001")
