@@ -35,6 +35,7 @@ SNMP_SECONDS = 20.0
 _TLS_NAMES = frozenset({"tls", "smtps", "imaps", "pop3s", "ldaps", "ftps", "ircs", "sips", "domain-s"})
 _PREFERRED = (443, 80, 8443, 8080)
 _STRANGE = {
+    "wrong_community": "the community is another there, or version 2c is not for this machine",
     "wrong_password": "the authentication password or protocol is another",
     "wrong_encryption": "the encryption password or protocol is another",
     "unknown_user": "the user is unknown there",

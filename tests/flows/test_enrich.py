@@ -15,8 +15,9 @@ from flows._scan import SeenService
 from tasks.asset._fold import fold
 from tasks.asset._observation import ObservedHost
 from tasks.core.errors import Unreachable
+from tasks.network.probe._snmp_wire import AgentOutcome
 from tasks.network.probe.service_identity import Identity, Reading
-from tasks.network.probe.snmp_query import Agent
+from tasks.network.probe.snmp_query import Agent, SnmpQueryResult
 
 TLS_UNTIL = datetime(2027, 1, 2, tzinfo=UTC)
 
@@ -151,6 +152,33 @@ async def test_a_probe_that_fails_costs_what_it_would_have_brought_and_nothing_e
         monkeypatch.setattr(tool, "spec", type("Spec", (), {"task": Failing()}))
     found = await _enrich.enrich({"10.0.0.7": [SeenService("tcp", 80, "http")]}, "default", "snmp/core")
     assert found.said == {} and found.notes == ["SNMP was not asked: The Prefect API does not answer."]
+
+
+async def test_credentials_that_do_not_fit_are_noted_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [
+        outcome for outcome in AgentOutcome if outcome.startswith(("wrong_", "unknown_", "not_allowed", "not_in_"))
+    ]
+    addresses = [f"10.0.0.{number}" for number in range(1, len(refusals) + 2)]
+
+    class Refusing:
+        def with_options(self, **_: Any) -> Any:
+            return self
+
+        async def __call__(self, params: Any) -> SnmpQueryResult:
+            outcomes = [*refusals, AgentOutcome.SILENT]
+            return SnmpQueryResult(
+                agents=[
+                    Agent(target=target, outcome=outcome)
+                    for target, outcome in zip(params.targets, outcomes, strict=True)
+                ]
+            )
+
+    monkeypatch.setattr(_enrich.snmp_query, "spec", type("Spec", (), {"task": Refusing()}))
+    found = await _enrich.enrich({address: [] for address in addresses}, "default", "snmp/core")
+    assert len(found.notes) == len(refusals), "silence is no refusal"
+    (community,) = [note for note in found.notes if "community" in note]
+    target = addresses[refusals.index(AgentOutcome.WRONG_COMMUNITY)]
+    assert community.startswith(f"{target}: snmp/core does not fit, the community is another there")
 
 
 # --- what identifies -----------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ from tasks.network.probe._snmp_values import Oid, Value, ValueType, opaque_float
 DISCOVERIES = 4
 """Messages for one request at most: its engine is unknown, its clock is unknown, it restarted, and the request itself."""
 _COMMUNITY = "reader"  # pysnmp's name for the community; it never leaves this process
+_STRANGER = "signalbox"
+"""Version 3 user without passwords that asks version 2c agents who they are. An engine not met before is asked without any user."""
 _MODELS = {"2c": (1, 2), "3": (3, 3)}  # message processing and security model (RFC 3411 section 3)
 _LEVELS = {"community": 1, "noAuthNoPriv": 1, "authNoPriv": 2, "authPriv": 3}
 _AUTH = {
@@ -67,6 +69,7 @@ class AgentOutcome(StrEnum):
     ANSWERED = "answered"
     PARTIAL = "partial"  # it answered, but not everything that was asked for; `detail` says why
     SILENT = "silent"  # nothing came back
+    WRONG_COMMUNITY = "wrong_community"  # version 2c: an agent is there, and does not answer this community
     NO_AGENT = "no_agent"  # the host says that nobody listens at the port
     UNREACHABLE = "unreachable"  # a router, or this machine, says that packets do not get there
     UNKNOWN_USER = "unknown_user"  # version 3: the agent does not know the user
@@ -132,7 +135,6 @@ class Wire:
         self._level = _LEVELS[credentials.level]
         self._context = credentials.context
         self._name = credentials.username or _COMMUNITY
-        self._principal = rfc1902.OctetString(self._name)  # pysnmp looks it up by this type only
         self.version: str = credentials.version
         self.encrypts = self._level == 3
         self.engine = SnmpEngine()
@@ -141,6 +143,7 @@ class Wire:
         if credentials.version == "2c":
             assert credentials.community is not None
             config.add_v1_system(self.engine, _COMMUNITY, credentials.community.get_secret_value())
+            config.add_v3_user(self.engine, _STRANGER, config.USM_AUTH_NONE, None, config.USM_PRIV_NONE, None)
         else:
             config.add_v3_user(
                 self.engine,
@@ -151,11 +154,23 @@ class Wire:
                 credentials.priv_password.get_secret_value() if credentials.priv_password else None,
             )
 
-    def compose(self, peer: tuple[str, int], pdu: Any, answered: Callable[[Any, Any], None]) -> bytes:
+    def compose(
+        self, peer: tuple[str, int], pdu: Any, answered: Callable[[Any, Any], None], *, as_stranger: bool = False
+    ) -> bytes:
         """Make one message. `answered` gets the response, or what is wrong, when `read` meets it.
 
         Version 3: to an engine not met before it is the question who it is (RFC 5343), and the request has to be made again.
+
+        Args:
+            peer: Address and port.
+            pdu: The request.
+            answered: Is told.
+            as_stranger: With version 2c: ask by version 3, as somebody the agent does not know.
         """
+        name, processing, security, level = self._name, self._processing, self._security, self._level
+        if as_stranger:
+            name, (processing, security), level = _STRANGER, _MODELS["3"], _LEVELS["noAuthNoPriv"]
+        principal = rfc1902.OctetString(name)  # pysnmp looks it up by this type only
         self._outgoing.message = b""
 
         def process(*arguments: Any) -> None:
@@ -165,7 +180,7 @@ class Wire:
         self._outgoing.listening = True
         try:
             self.engine.message_dispatcher.send_pdu(
-                self.engine, config.SNMP_UDP_DOMAIN, peer, self._processing, self._security, self._principal, self._level,
+                self.engine, config.SNMP_UDP_DOMAIN, peer, processing, security, principal, level,
                 None, self._context, 1, pdu, True, 0.0, process, None,
             )  # fmt: skip
         finally:
@@ -181,7 +196,7 @@ class Wire:
         self.engine.message_dispatcher.receive_message(self.engine, config.SNMP_UDP_DOMAIN, peer, message)
 
     def engine_id(self, peer: tuple[str, int]) -> str | None:
-        """Return the engine id a version 3 agent gave, as hexadecimal digits."""
+        """Return the engine id an agent gave when it was asked by version 3, as hexadecimal digits."""
         model: Any = self.engine.message_processing_subsystems.get(3)
         found = model.get_peer_engine_info(config.SNMP_UDP_DOMAIN, peer)[0] if model is not None else None
         return bytes(found).hex() if found else None
@@ -198,6 +213,10 @@ class _Outgoing(AbstractTransportDispatcher):  # type: ignore[misc]  # pysnmp ha
     def send_message(self, outgoingMessage: Any, transportDomain: Any, transportAddress: Any) -> None:  # noqa: N803
         if self.listening:
             self.message = bytes(outgoingMessage)
+
+
+Said = tuple[Any, Any]
+"""A response, or None and the status that pysnmp makes of a report."""
 
 
 @dataclass
@@ -223,7 +242,8 @@ class Line(asyncio.DatagramProtocol):
     heard: int = 0
     strange: int = 0
     _transport: asyncio.DatagramTransport | None = None
-    _waiting: asyncio.Future[tuple[Any, Any]] | None = field(default=None, repr=False)
+    _waiting: asyncio.Future[Said] | None = field(default=None, repr=False)
+    _recognised: bool = field(default=False, repr=False)
 
     async def open(self) -> None:
         """Make the socket. Nothing is sent.
@@ -257,46 +277,87 @@ class Line(asyncio.DatagramProtocol):
             SnmpProblem: No values came; says why.
             Busy: This machine is out of sockets.
         """
+        loop = asyncio.get_running_loop()
         discoveries = attempt = 0
+        answer: asyncio.Future[Said] = loop.create_future()
         while True:
-            pdu, status = await self._exchange(_pdu(command, oids, repetitions))
+            await self._exchange(_pdu(command, oids, repetitions), answer)
+            if not answer.done():
+                attempt += 1
+                if attempt <= self.retries:
+                    continue  # the answer to an earlier attempt is welcome too
+                await self._ask_who_is_there(answer)
+            if not answer.done():
+                raise self._silence()
+            pdu, status = answer.result()
             if pdu is not None:
                 return _values(pdu)
-            indication = status["errorIndication"] if status is not None and "errorIndication" in status else None
-            if status is not None and isinstance(indication, (errind.UnknownEngineID, errind.NotInTimeWindow)):
+            indication = status.get("errorIndication")
+            if isinstance(indication, (errind.UnknownEngineID, errind.NotInTimeWindow)):
                 # Who it is, or what time it is there: the report told, and pysnmp has noted it.
                 discoveries += 1
                 if discoveries < DISCOVERIES:
+                    answer = loop.create_future()
                     continue
-            if status is not None:
-                outcome, detail = _INDICATIONS.get(type(indication), (AgentOutcome.AGENT_ERROR, str(indication)))
-                raise SnmpProblem(outcome, detail)
-            attempt += 1
-            if attempt > self.retries:
-                raise self._silence()
+            outcome, detail = _INDICATIONS.get(type(indication), (AgentOutcome.AGENT_ERROR, str(indication)))
+            raise SnmpProblem(outcome, detail)
 
-    async def _exchange(self, pdu: Any) -> tuple[Any, Any]:
-        """Send one message; return the response, or the report's status, or two Nones when nothing came in time."""
+    async def _ask_who_is_there(self, answer: asyncio.Future[Said]) -> None:
+        """Where version 2c brought nothing at all, ask by version 3 who the agent is: nobody needs credentials for that.
+
+        RFC 3414 section 4. Agents answer it whatever communities they know, if they speak version 3.
+
+        Args:
+            answer: What is waited for; it may still come.
+
+        Raises:
+            SnmpProblem: An agent answers, so it does not know the community; or the network says that it is not there.
+            Busy: This machine is out of sockets.
+        """
+        if self.wire.version != "2c" or self.heard or self.strange:
+            return
+        who: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+        await self._exchange(_pdu("get", [], 0), who, or_else=answer)
+        if not answer.done() and who.done():
+            who.result()  # raises what the network said
+            raise SnmpProblem(
+                AgentOutcome.WRONG_COMMUNITY,
+                "an agent is there and says who it is (by version 3), but does not answer the community: put the one it knows into the "
+                "block, or let it answer this machine by version 2c; else use a block of version 3",
+            )
+
+    async def _exchange(
+        self, pdu: Any, answer: asyncio.Future[Said], *, or_else: asyncio.Future[Said] | None = None
+    ) -> None:
+        """Send one message and wait until its answer is there, or the time is over.
+
+        Args:
+            pdu: What to ask.
+            answer: Gets the answer.
+            or_else: Ends the waiting as well. With it the message is a stranger's.
+        """
         assert self._transport is not None
-        await self.pay()
-        waiting: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
-
-        def answered(response: Any, status: Any) -> None:
-            if not waiting.done():
-                waiting.set_result((response, status))
-
+        self._waiting = answer
         try:
-            message = self.wire.compose((self.address, self.port), pdu, answered)
-        except PySnmpError as problem:
-            raise SnmpProblem(AgentOutcome.AGENT_ERROR, f"no message can be made: {problem}") from None
-        self._waiting = waiting
-        self._transport.sendto(message)
-        self.sent += 1
-        try:
-            async with asyncio.timeout(self.timeout):
-                return await waiting
-        except TimeoutError:
-            return None, None
+            await self.pay()
+            if answer.done() or (or_else is not None and or_else.done()):
+                return  # it came late, but it came
+
+            def answered(response: Any, status: Any) -> None:
+                self._recognised = True
+                self.heard += 1
+                self.answered = self.answered or response is not None
+                if not answer.done():
+                    answer.set_result((response, status))
+
+            try:
+                message = self.wire.compose((self.address, self.port), pdu, answered, as_stranger=or_else is not None)
+            except PySnmpError as problem:
+                raise SnmpProblem(AgentOutcome.AGENT_ERROR, f"no message can be made: {problem}") from None
+            self._transport.sendto(message)
+            self.sent += 1
+            awaited = {answer} if or_else is None else {answer, or_else}
+            await asyncio.wait(awaited, timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting = None
 
@@ -329,19 +390,14 @@ class Line(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """Hand what came to whoever waits for it; bytes that mean nothing are counted."""
-        waiting = self._waiting
-        before = waiting is not None and waiting.done()
+        in_time = self._waiting is not None and not self._waiting.done()
+        self._recognised = False
         try:
             self.wire.read((self.address, self.port), data)
         except Exception:  # noqa: BLE001  bytes of a stranger; see Wire.read
             self.strange += 1
             return
-        if waiting is None or before:
-            return  # late or repeated
-        if waiting.done():
-            self.heard += 1
-            self.answered = self.answered or waiting.result()[0] is not None
-        else:
+        if in_time and not self._recognised:
             self.strange += 1
 
     def error_received(self, exc: Exception) -> None:

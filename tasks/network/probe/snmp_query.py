@@ -33,6 +33,7 @@ from tasks.network.probe._snmp_rows import (
     System,
 )
 from tasks.network.probe._snmp_values import (
+    MISSING,
     Oid,
     Value,
     ValueType,
@@ -124,7 +125,9 @@ class SnmpQuery(ProbeParams):
 
     def deadline(self) -> float:
         rounds = -(-len(self.targets) // IN_FLIGHT)
-        each = OTHERS_SECONDS + self.max_seconds + self.timeout * self.attempts
+        each = (
+            OTHERS_SECONDS + self.max_seconds + self.timeout * (self.attempts + 1)
+        )  # one to ask a silent one who it is
         return min(TIMEOUT_SECONDS, rounds * each + REPORTING_SECONDS + 5)
 
     def about(self) -> str:
@@ -140,14 +143,18 @@ class Agent(BaseModel):
     target: str = Field(description="The target as asked.")
     address: str | None = Field(None, description="The address that was asked; None when the name does not resolve.")
     outcome: AgentOutcome = Field(
-        description="answered, partial, silent, no_agent, unreachable, unknown_user, wrong_password, wrong_encryption, wrong_level, "
-        "not_in_time_window, not_allowed, agent_error, nonsense, busy, unresolved or not_tried."
+        description="answered, partial, silent, wrong_community (version 2c: an agent is there, and does not answer this community), "
+        "no_agent, unreachable, unknown_user, wrong_password, wrong_encryption, wrong_level, not_in_time_window, not_allowed, agent_error, "
+        "nonsense, busy, unresolved or not_tried."
     )
     detail: str | None = Field(None, description="What it means.")
-    engine_id: str | None = Field(None, description="Version 3: the agent's engine id, hexadecimal digits.")
+    engine_id: str | None = Field(
+        None, description="The agent's engine id, hexadecimal digits, when it was asked by version 3."
+    )
     time_ms: float | None = Field(None, description="From the first request to the last answer, milliseconds.")
     requests: int = Field(0, description="Packets sent.")
     values: list[SnmpValue] = Field(default_factory=list, description="What get and walk brought.")
+    missing: int = Field(0, description="Of the values: those the agent says are not there, or does not show us.")
     system: System | None = Field(None, description="Who the device is.")
     interfaces: list[Interface] = Field(default_factory=list, description="Its interfaces.")
     addresses: list[OwnAddress] = Field(default_factory=list, description="Its own addresses.")
@@ -188,7 +195,9 @@ class SnmpQueryResult(ToolResult):
             return _one_line(self.agents[0])
         counts = Counter(agent.outcome for agent in self.agents)
         found = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in AgentOutcome if outcome in counts]
-        return f"{count(len(self.agents), 'agent')}: {', '.join(found)}"
+        missing = sum(agent.missing for agent in self.agents)
+        less = f"; {count(missing, 'value')} not there" if missing else ""
+        return f"{count(len(self.agents), 'agent')}: {', '.join(found)}{less}"
 
     def reached(self) -> bool:
         return any(agent.answered for agent in self.agents)
@@ -197,11 +206,13 @@ class SnmpQueryResult(ToolResult):
 def _one_line(agent: Agent) -> str:
     if not agent.answered:
         return f"{agent.target}: {agent.outcome.replace('_', ' ')}, {agent.detail}"
-    said = [
-        count(len(getattr(agent, name)) + agent.left_out.get(name, 0), *_ENTRIES[name])
-        for name in _ENTRIES
-        if getattr(agent, name)
-    ]
+    said = []
+    for rows, words in _ENTRIES.items():
+        missing = agent.missing if rows == "values" else 0
+        if there := len(getattr(agent, rows)) + agent.left_out.get(rows, 0) - missing:
+            said.append(count(there, *words))
+        if missing:
+            said.append(f"{missing} not there" if there else f"{count(missing, *words)} not there")
     name = agent.system.name or agent.system.description if agent.system else None
     partial = "; not everything, " + agent.cut[0] if agent.outcome is AgentOutcome.PARTIAL and agent.cut else ""
     return (
@@ -234,7 +245,8 @@ async def snmp_query(params: SnmpQuery) -> SnmpQueryResult:
     """Read values, tables and ready-made views of SNMP agents.
 
     Versions 2c and 3, by a block with the credentials. Each agent gets one request at a time, and no other run talks with it meanwhile.
-    An agent that does not answer is a result, not an error. Version 2c agents do not answer a wrong community: that looks like silence.
+    An agent that does not answer is a result, not an error. Version 2c agents do not answer a wrong community: a silent one is asked once
+    more, by version 3 and without credentials, who it is. Agents that answer that are told apart as `wrong_community`.
 
     Raises:
         InvalidParameters: There is no such block.
@@ -356,6 +368,7 @@ class _Talk:
             time_ms=self.time_ms,
             requests=reader.line.sent if reader is not None else 0,
             values=self.values,
+            missing=sum(row.type in MISSING for row in self.values),
             nothing_of=self.nothing_of,
             cut=reader.cuts if reader is not None else [],
             **self.views,
@@ -394,7 +407,13 @@ async def _fitting(result: SnmpQueryResult, run: ToolRun) -> SnmpQueryResult:
         if len(shown.model_dump_json()) <= SHOWN_BYTES:
             return shown
     bare = [
-        Agent(target=agent.target, address=agent.address, outcome=agent.outcome, left_out={"everything": agent.rows})
+        Agent(
+            target=agent.target,
+            address=agent.address,
+            outcome=agent.outcome,
+            missing=agent.missing,
+            left_out={"everything": agent.rows},
+        )
         for agent in result.agents
     ]
     return SnmpQueryResult(agents=bare, output=ref)

@@ -183,6 +183,24 @@ async def test_a_walk_of_a_single_value_or_of_nothing_says_what_is_there(ask: As
 
 
 @needs_snmpd
+async def test_what_is_not_there_is_not_counted_as_a_value(ask: Ask, agent: SnmpAgent) -> None:
+    there, missing = "1.3.6.1.2.1.1.5.0", ["1.3.6.1.4.1.4242.1.0", "1.3.6.1.2.1.1.5.1"]
+    result = await ask(agent.port, get=[there, *missing])
+    assert only(result).missing == 2 and result.headline() == "127.0.0.1: 1 value, 2 not there"
+    result = await ask(agent.port, get=missing[:1])
+    assert result.headline() == "127.0.0.1: 1 value not there"
+    result = await ask(agent.port, get=[there, *missing], targets=["127.0.0.1", "127.0.0.2"])
+    assert result.headline() == "2 agents: 1 answered, 1 no agent; 2 values not there"
+
+
+@needs_snmpd
+async def test_what_is_not_there_is_known_also_where_values_are_in_the_file_only(ask: Ask, agent: SnmpAgent) -> None:
+    result = await ask(agent.port, walk=["1.3.6.1.4.1.99999.9", "1.3.6.1.4.1.4242"], max_rows=5000, max_repetitions=100)
+    assert only(result).left_out["values"] > 0
+    assert result.headline() == "127.0.0.1: 3,000 values, 1 not there"
+
+
+@needs_snmpd
 async def test_views_an_agent_has_nothing_of_are_named_and_no_error(ask: Ask) -> None:
     with SnmpAgent() as bare:
         found = only(await ask(bare.port, views=["system", "neighbours", "forwarding", "entity"]))
@@ -263,10 +281,62 @@ async def line_to(port: int, credentials: SnmpCredentials, **options: Any) -> As
 
 
 @needs_snmpd
-async def test_a_wrong_community_looks_like_silence_and_both_are_said(ask: Ask, agent: SnmpAgent) -> None:
-    found = only(await ask(agent.port, community("signal-green"), timeout=0.3))
-    assert found.outcome is AgentOutcome.SILENT and found.requests == 2
-    assert found.detail and "community" in found.detail and "no agent" in found.detail
+async def test_a_wrong_community_is_told_from_silence_by_the_agents_version_3(ask: Ask, agent: SnmpAgent) -> None:
+    result = await ask(agent.port, community("signal-green"), timeout=0.5)
+    found = only(result)
+    assert found.outcome is AgentOutcome.WRONG_COMMUNITY and not result.reached()
+    assert found.requests == 3, "twice with the community, once to ask who is there"
+    assert found.detail and "the community" in found.detail and "signal-green" not in result.model_dump_json()
+    assert found.engine_id, "the agent said who it is"
+
+
+@needs_snmpd
+async def test_two_names_of_one_agent_with_a_wrong_community_get_the_same_outcome(ask: Ask, agent: SnmpAgent) -> None:
+    result = await ask(agent.port, community("signal-green"), targets=["127.0.0.1", "localhost"], timeout=0.5)
+    assert [found.address for found in result.agents] == ["127.0.0.1", "127.0.0.1"]
+    assert [found.outcome for found in result.agents] == 2 * [AgentOutcome.WRONG_COMMUNITY]
+
+
+async def test_an_address_that_says_nothing_stays_silent_and_both_reasons_are_said(ask: Ask) -> None:
+    async with peer(lambda _: []) as (port, server):
+        found = only(await ask(port, timeout=0.2))
+        assert found.outcome is AgentOutcome.SILENT and found.requests == len(server.heard) == 3
+        assert found.detail and "community" in found.detail and "no agent" in found.detail
+        last, _ = decoder.decode(server.heard[-1], asn1Spec=SNMPv3Message())
+        security, _ = decoder.decode(bytes(last[2]), asn1Spec=UsmSecurityParameters())
+        assert int(last[0]) == 3 and not bytes(security[0]) and not bytes(security[3]), "nobody's question who is there"
+
+
+async def test_the_question_who_is_there_waits_its_turn_like_any_other(ask: Ask) -> None:
+    heard: list[float] = []
+
+    def answer(_: bytes) -> list[bytes]:
+        heard.append(time.monotonic())
+        return []
+
+    async with peer(answer) as (port, _):
+        await ask(port, policy=ProbePolicy(host_packets_per_second=2), timeout=0.1, attempts=1)
+    assert len(heard) == 2 and heard[1] - heard[0] >= 0.4
+
+
+@pytest.mark.parametrize(("seconds", "attempts"), [(0.45, 2), (0.75, 2), (0.45, 1)])
+async def test_an_answer_that_comes_after_its_time_is_taken_while_anything_is_waited_for(
+    ask: Ask, seconds: float, attempts: int
+) -> None:
+    class Slow(_Peer):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            if data[4] == 1:  # version 2c
+                name = [("1.3.6.1.2.1.1.5.0", v2c.OctetString("slow"))]
+                asyncio.get_running_loop().call_later(seconds, self._transport.sendto, response(data, name), addr)
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: Slow(lambda _: []), local_addr=("127.0.0.1", 0))
+    try:
+        port = transport.get_extra_info("sockname")[1]
+        found = only(await ask(port, get=["1.3.6.1.2.1.1.5.0"], timeout=0.3, attempts=attempts))
+    finally:
+        transport.close()
+    assert found.outcome is AgentOutcome.ANSWERED and found.values[0].value == "slow"
 
 
 async def test_a_host_that_says_nobody_listens_is_told_from_a_silent_one(ask: Ask) -> None:
