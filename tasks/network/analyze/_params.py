@@ -14,6 +14,7 @@ from tasks.core.models import Host
 from tasks.core.offload import offload
 from tasks.core.resolve import resolve_host
 from tasks.network.analyze._selection import Selection
+from tasks.network.capture._filter import combine
 from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, CaptureInput, Opened, SnapLength, opened
 
 T = TypeVar("T")
@@ -51,10 +52,7 @@ class AnalyzerParams(CaptureInput):
 
     def bpf(self) -> str:
         """The filter to record with: `filter`, and the host and the port."""
-        parts = [f"({self.filter.strip()})"] if self.filter.strip() else []
-        parts += [f"host {self.host}"] if self.host else []
-        parts += [f"port {self.port}"] if self.port else []
-        return " and ".join(parts) if len(parts) > 1 else (self.filter.strip() or "".join(parts))
+        return combine(self.filter, host=self.host, port=self.port)
 
     def selection(self, addresses: tuple[str, ...] = ()) -> Selection:
         """What the child looks at; a host name's addresses are asked for by `analyze`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import struct
+from pathlib import Path
 
 from tasks.core.errors import CommandFailed, InvalidParameters, ToolTimeout
 from tasks.core.process import Limits, find_program, last_words, run_command
@@ -11,37 +12,57 @@ from tasks.core.process import Limits, find_program, last_words, run_command
 COMPILE_SECONDS = 10.0
 """Names in a filter are resolved, and a resolver may be slow; compiling itself takes milliseconds."""
 LONGEST_FILTER = 2000
-ETHERNET, COOKED = 1, 276  # tcpdump.org/linktypes.html; the latter is what `any` gives
+HEADER_BYTES = 64 << 10
+"""Of a capture: as much as tells its link layer, options of pcapng included."""
 
-_NOISE = re.compile(r"^(tcpdump: )?(reading from file .*|Warning: .*)$")
+_NOISE = re.compile(r"^(tcpdump: )?(reading from file .*|Warning: .*|data link type .*)$")
 
 
-async def check_filter(expression: str, *, link_type: int = ETHERNET) -> None:
-    """Compile a capture filter with tcpdump, which needs no privilege and no interface for that.
+async def check_filter(expression: str, *, interface: str, link_type: str | None = None) -> None:
+    """Compile a capture filter for an interface: what words it knows (`inbound`, `wlan`) only the interface says. Nothing is captured.
 
     Args:
         expression: A filter in libpcap's language; empty: everything.
-        link_type: What the packets begin with, as `tcpdump.org/linktypes.html` numbers it.
+        interface: Where it will be used. What keeps it from being opened is for who listens there to tell.
+        link_type: What packets shall begin with, as tcpdump names it; default: the interface's own choice.
 
     Raises:
-        InvalidParameters: The filter is wrong; says tcpdump's reason.
+        InvalidParameters: The filter is wrong there; says tcpdump's reason.
         MissingProgram: tcpdump is not installed.
     """
+    # Whatever mode the interface is in, it stays.
+    await _compile(expression, ["-p", "-i", interface, *(["-y", link_type] if link_type else [])], b"")
+
+
+async def check_filter_of(expression: str, capture: Path) -> None:
+    """Compile a capture filter for a file with packets, whose link layer says what words it knows.
+
+    Raises:
+        InvalidParameters: The filter is wrong there; says tcpdump's reason.
+        MissingProgram: tcpdump is not installed.
+    """
+    await _compile(expression, ["-r", "-"], await asyncio.to_thread(_beginning, capture))
+
+
+def _beginning(capture: Path) -> bytes:
+    with capture.open("rb") as file:
+        return file.read(HEADER_BYTES)
+
+
+async def _compile(expression: str, source: list[str], stdin: bytes) -> None:
     if not expression:
         return
-    program = find_program("tcpdump")
-    # An empty capture on its standard input says for which link layer to compile.
-    empty = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, link_type)
+    argv = [find_program("tcpdump"), "-n", "-d", *source]
+    limits = Limits(cpu_seconds=5, memory_bytes=1 << 30)
     try:
-        await run_command(
-            [program, "-n", "-r", "-", "-d", "--", expression],
-            timeout=COMPILE_SECONDS,
-            stdin=empty,
-            limits=Limits(cpu_seconds=5, memory_bytes=1 << 30),
-        )
+        await run_command([*argv, "--", expression], timeout=COMPILE_SECONDS, stdin=stdin, limits=limits)
     except CommandFailed as error:
         if error.completed is None or error.completed.returncode < 0:
             raise
+        try:
+            await run_command(argv, timeout=COMPILE_SECONDS, stdin=stdin, limits=limits)
+        except CommandFailed:
+            return  # not the filter is wrong: nothing can be read there
         raise InvalidParameters(
             f"The capture filter {_shown(expression)} is wrong: {_reason(error.completed.stderr)}.",
             hint="Its language: man pcap-filter. Right would be 'host 192.168.1.7 and tcp port 443'.",

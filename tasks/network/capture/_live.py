@@ -23,7 +23,7 @@ from tasks.core.errors import Busy, CommandFailed, Conflict, InvalidParameters, 
 from tasks.core.log import run_logger
 from tasks.core.process import Completed, find_program, last_words, run_command
 from tasks.core.run import ToolRun, current_run
-from tasks.network.capture._filter import COOKED, ETHERNET, check_filter
+from tasks.network.capture._filter import check_filter
 from tasks.network.capture._interfaces import ANY, check_interface
 from tasks.network.capture._sink import PcapSink
 from tasks.network.scan._privilege import HOW_TO_GET_IT, may_send_raw
@@ -149,7 +149,7 @@ async def record(
     program = find_program("tcpdump")
     if not may_send_raw(program):
         raise _no_privilege()
-    await check_filter(filter, link_type=COOKED if interface == ANY else ETHERNET)
+    await check_filter(filter, interface=interface, link_type=any_link_type if interface == ANY else None)
     store = await run.store()
     path = await _claim(store, name or _default_name(run), size_bytes, ring=files > 1)
     argv = [program, "-i", interface, "-n", "-U", "-s", str(snap_length), "-c", str(packets), "-B", str(BUFFER_KIB)]

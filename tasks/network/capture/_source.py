@@ -92,7 +92,8 @@ class CaptureInput(SiteParams):
                 "give either capture (the name of one in the store) or interface (to listen live)"
                 + (", not both" if self.capture is not None else "")
             )
-        if self.live and not self.bpf():
+        wanted = self.bpf()  # tells by itself what cannot be joined; a capture of the store is read with it too
+        if self.live and not wanted:
             raise ValueError(
                 "a live capture needs a filter, so that it hears what was meant and nobody else: "
                 "filter='host 192.168.1.7' or, where the tool has them, host or port"

@@ -17,7 +17,7 @@ from tasks.core.process import Limits, find_program, last_words, run_command
 from tasks.core.run import current_run
 from tasks.core.tool import tool
 from tasks.core.words import count
-from tasks.network.capture._filter import check_filter, combine
+from tasks.network.capture._filter import check_filter_of, combine
 from tasks.network.capture._live import START_SECONDS, no_room
 from tasks.network.capture._pattern import LONGEST_PATTERN, check_pattern
 from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, CaptureInput, Opened, SnapLength, opened
@@ -180,9 +180,10 @@ async def ngrep(params: Ngrep) -> NgrepResult:
         CommandFailed: ngrep failed.
     """
     program = find_program("ngrep")
-    await check_filter(params.bpf())
     await _try(program, params)
     async with opened(params) as capture:
+        if not params.live:
+            await check_filter_of(params.bpf(), capture.path)
         return await _search(program, params, capture)
 
 
@@ -273,7 +274,8 @@ def _words(params: Ngrep) -> list[str]:
 
 def _filters(params: Ngrep) -> list[str]:
     """Filters to search with, one after the other."""
-    expression = params.bpf()
+    # What was recorded has passed it, and not every filter of an interface is one for a file: `inbound` is not.
+    expression = "" if params.live else params.bpf()
     # Without one, ngrep looks behind VLAN tags by itself. With one it does not, and as `vlan` moves all that follows it behind the
     # tag, both cannot be said at once.
     return [expression, f"vlan and ({expression})"] if expression else [""]

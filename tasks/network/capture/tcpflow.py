@@ -19,7 +19,7 @@ from tasks.core.process import Completed, Limits, find_program, last_words, run_
 from tasks.core.run import current_run
 from tasks.core.tool import tool
 from tasks.core.words import count
-from tasks.network.capture._filter import check_filter, combine
+from tasks.network.capture._filter import check_filter_of, combine
 from tasks.network.capture._live import START_SECONDS, no_room
 from tasks.network.capture._source import MOST_SECONDS, WHOLE_PACKETS, CaptureInput, Opened, SnapLength, opened
 from tasks.network.capture._unprivileged import NOBODY, may_change_account, unprivileged
@@ -138,8 +138,9 @@ async def tcpflow(params: Tcpflow) -> TcpflowResult:
         CommandFailed: tcpflow failed.
     """
     program = find_program("tcpflow")
-    await check_filter(params.bpf())
     async with opened(params) as capture:
+        if not params.live:
+            await check_filter_of(params.bpf(), capture.path)
         return await _reassemble(program, params, capture)
 
 
@@ -199,7 +200,8 @@ async def _run(program: str, params: Tcpflow, capture: Opened, folder: Path, roo
     """Have tcpflow write the streams into `folder`; returns why it did not read all."""
     enough = asyncio.Event()
     watching = asyncio.create_task(_watch(folder, room, enough))
-    expression = params.bpf()
+    # What was recorded has passed it, and not every filter of an interface is one for a file: `inbound` is not.
+    expression = "" if params.live else params.bpf()
     # Behind VLAN tags too; `vlan` moves all that follows it, and link layers without tags do not know the word.
     filters = [f"({expression}) or (vlan and ({expression}))", expression] if expression else [""]
     try:

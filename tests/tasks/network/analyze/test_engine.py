@@ -309,7 +309,7 @@ def test_host_and_port_narrow_what_is_recorded() -> None:
     assert AnalyzerParams(**live, host="10.0.0.1").bpf() == "host 10.0.0.1"
     assert (
         AnalyzerParams(**live, filter="tcp or udp", host="10.0.0.1", port=53).bpf()
-        == "(tcp or udp) and host 10.0.0.1 and port 53"
+        == "host 10.0.0.1 and port 53 and (tcp or udp)"
     )
     assert AnalyzerParams(**live, filter="tcp").bpf() == "tcp"
     with pytest.raises(ValidationError, match="needs a filter"):

@@ -398,7 +398,8 @@ async def test_live_traffic_is_captured_and_searched(perform: Perform, store: Ca
 
     asking = asyncio.create_task(ask())
     try:
-        asked = {"interface": interface, "port": port, "packets": 60, "duration": 20, "pattern": r"^HTTP/1\.0 5\d\d"}
+        asked = {"interface": interface, "port": port, "filter": "inbound", "packets": 60, "duration": 20}
+        asked["pattern"] = r"^HTTP/1\.0 5\d\d"
         result = await perform(ngrep, asked, store=store, policy=ProbePolicy(capture_interfaces=["lo", "any"]))
     finally:
         asking.cancel()

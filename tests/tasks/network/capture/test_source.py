@@ -57,6 +57,18 @@ def test_packets_come_from_exactly_one_bounded_source(given: dict[str, Any], say
         CaptureInput(**given)
 
 
+@pytest.mark.parametrize("name", ["dns_analyzer", "ngrep", "tcpdump", "tcpflow"])
+def test_a_filter_that_would_break_out_of_its_host_is_told_before_anything_is_opened(name: str) -> None:
+    given: dict[str, Any] = {"host": "10.0.0.1", "filter": "tcp) or (udp"}
+    given |= {"pattern": "x"} if name == "ngrep" else {}
+    sources = (
+        [{"interface": "lo"}] if name in {"dns_analyzer", "tcpdump"} else [{"interface": "lo"}, {"capture": "a.pcap"}]
+    )
+    for source in sources:
+        with pytest.raises(ValidationError, match=r"parentheses of filter .* do not pair"):
+            find_tool(name).params_model(**given, **source)
+
+
 def test_listening_is_a_probe_and_reading_is_not() -> None:
     live, stored = CaptureInput(interface="lo", filter="icmp"), CaptureInput(capture="a.pcap")
     assert (live.safety(), stored.safety()) == (Safety.PROBE, Safety.READ)

@@ -117,6 +117,13 @@ def test_defaults_are_modest() -> None:
     assert params.about() == "eth0: host 192.168.1.7 and port 443 and (tcp or udp)"
 
 
+@needs_tcpdump
+@live
+async def test_a_filter_may_say_which_way_packets_go(perform: Perform, store: CaptureStore, port: int) -> None:
+    asked = {"interface": "lo", "filter": f"inbound and udp port {port}", "packets": 5, "duration": 30}
+    assert (await perform(tcpdump, asked, store=store)).captured == 5
+
+
 async def test_an_interface_that_does_not_exist_is_named_with_those_that_do(perform: Perform) -> None:
     with pytest.raises(InvalidParameters, match=r"no interface 'nosuch0'.* There are: .*\blo\b"):
         await perform(tcpdump, {"interface": "nosuch0", "filter": "icmp"})
