@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -37,11 +38,13 @@ class Rest:
         position: The last position read.
         rested: Whether it rested there, rather than the time being over.
         seconds: From the command to that reading.
+        unseen: Why the camera could not be asked when the time was over; None when it could.
     """
 
     position: Position
     rested: bool
     seconds: float
+    unseen: Busy | None = None
 
 
 async def command(head: Head, **arguments: str) -> None:
@@ -68,30 +71,46 @@ async def wait_for_rest(
 ) -> Rest:
     """Read the position until it no longer changes.
 
+    Others may have the camera's turn between two looks: as long as it is busy with them it is looked at later.
+
     Args:
         head: The head.
         seconds: Longest time to watch.
         goal: Where it should end, where that is known: there, two equal readings are rest at once.
         before: Where it was: while it still is there, it may not have begun.
         moved: Axes of the lens that were moved too.
+
+    Raises:
+        Busy: It could not be asked once, and where it was is not known either.
     """
     axes = {*MOTORS, *(goal or ()), *moved}
-    started = time.monotonic()
-    last, same_since, polls = await read_position(head), time.monotonic(), 0
-    while True:
+    started = same_since = time.monotonic()
+    last: Position | None = None
+    for look in itertools.count():
+        now, unseen = await _look(head)
         passed = time.monotonic() - started
-        if passed >= seconds:
-            return Rest(last, False, passed)
-        await asyncio.sleep(min(POLL_SECONDS if polls < _QUICK_POLLS else LATER_POLL_SECONDS, seconds - passed))
-        polls += 1
-        now = await read_position(head)
-        if not now.same(last, axes):
+        if now is not None and (last is None or not now.same(last, axes)):
             last, same_since = now, time.monotonic()
-            continue
-        begun = before is not None and not now.same(before, axes)
-        there = goal is not None and not missed(now, goal)
-        if begun or there or time.monotonic() - same_since >= START_SECONDS:
-            return Rest(now, True, time.monotonic() - started)
+        elif now is not None:
+            begun = before is not None and not now.same(before, axes)
+            there = goal is not None and not missed(now, goal)
+            if begun or there or time.monotonic() - same_since >= START_SECONDS:
+                return Rest(now, True, passed)
+        if passed >= seconds:
+            break
+        await asyncio.sleep(min(POLL_SECONDS if look < _QUICK_POLLS else LATER_POLL_SECONDS, seconds - passed))
+    known = last or before
+    if known is None:
+        assert unseen is not None
+        raise unseen
+    return Rest(known, False, passed, unseen)
+
+
+async def _look(head: Head) -> tuple[Position | None, Busy | None]:
+    try:
+        return await read_position(head), None
+    except Busy as error:
+        return None, error
 
 
 def missed(reached: Position, goal: Mapping[str, float]) -> list[str]:
@@ -236,11 +255,17 @@ async def confirm_stopped(head: Head, moved: Collection[str] = ()) -> Rest:
 
     Raises:
         Rejected: It moves all the same.
+        Unanswered: It was too busy to say.
     """
     rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, moved=moved)
     if not rest.rested:
         await surely(_stop_otherwise(head, tuple(moved)))
         rest = await wait_for_rest(head, seconds=STOPPED_SECONDS, moved=moved)
+    if rest.unseen is not None:
+        raise Unanswered(
+            f"The camera confirmed the stop, but whether it rests could not be seen ({rest.unseen.message}).",
+            hint="See where it points: action position.",
+        )
     if not rest.rested:
         raise Rejected(
             "THE CAMERA IS STILL MOVING although it confirmed the stop.",

@@ -231,6 +231,21 @@ async def read_presets(head: Head) -> list[Preset]:
     return text.presets(await ask(head, "presetposcam"))
 
 
+async def read_place(head: Head, number: int) -> dict[str, float]:
+    """Where pan and tilt of a preset are, degrees; nothing where the camera does not say."""
+    try:
+        return text.place(await ask(head, "presetposcamdata"), number)
+    except (Rejected, NotFound, Unsupported):
+        return {}
+
+
+async def read_home(head: Head) -> int | None:
+    """The number of the preset that is home; None when the camera does not say."""
+    name = f"PTZ.Preset.P{head.view - 1}.HomePosition"
+    said = (await head.camera.parameters(name)).get(name, "")
+    return int(said) if re.fullmatch(r"[0-9]{1,5}", said) else None
+
+
 async def read_speed(head: Head) -> int | None:
     """The speed of absolute and relative moves, 1 to 100; None when the camera does not say."""
     said = text.number(text.lines(await ask(head, "speed")).get("speed"))

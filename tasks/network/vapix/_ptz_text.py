@@ -110,6 +110,17 @@ def presets(text: str) -> list[Preset]:
     return [Preset(number, name) for number, name in sorted(found.items())]
 
 
+def place(text: str, preset: int) -> dict[str, float]:
+    r"""Pan and tilt of a preset in an answer to `query=presetposcamdata`. No name holds a colon; the zoom's unit there is not written down.
+
+    >>> place("Preset Positions for camera 1\npresetposno2=Gate:pan=45.0:tilt=-10.0:zoom=2000.0\n", 2)
+    {'pan': 45.0, 'tilt': -10.0}
+    """
+    fields = lines(text).get(f"presetposno{preset}", "").split(":")[1:]
+    said = dict(field.partition("=")[::2] for field in fields)
+    return {axis: value for axis in ("pan", "tilt") if (value := number(said.get(axis))) is not None}
+
+
 def queue(text: str) -> QueueState | None:
     """The three anchors of `ptzqueue.cgi`: position, seconds left, seconds between two questions."""
     anchors = [int(value) for value in _ANCHOR.findall(text[:MOST_CHARACTERS])]

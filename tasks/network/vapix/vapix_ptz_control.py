@@ -36,7 +36,9 @@ from tasks.network.vapix._ptz_reading import (
     queue,
     read_auxiliaries,
     read_driver,
+    read_home,
     read_means,
+    read_place,
     read_position,
     read_presets,
     read_speed,
@@ -313,7 +315,9 @@ class PtzCamera(CameraEntry):
     position: Position | None = Field(None, description="Where it points: after a move, where it came to rest.")
     before: Position | None = Field(None, description="Where it pointed before the move.")
     asked: Position | None = Field(None, description="Where the move should have led, where that is known.")
-    rested: bool | None = Field(None, description="Whether it rested when it was last looked at.")
+    rested: bool | None = Field(
+        None, description="Whether it rested when it was last looked at; None where that could not be seen."
+    )
     seconds: float | None = Field(None, description="From the command to rest, seconds.")
     speed: int | None = Field(None, description="Percent of full speed of its moves.")
     speed_before: int | None = Field(None, description="That speed before the change.")
@@ -521,26 +525,46 @@ async def _move(
     arguments: Mapping[str, str],
     goal: Mapping[str, float],
     before: Position | None = None,
+    place: Mapping[str, float] | None = None,
 ) -> Fields:
-    """Send one move and watch it until it rests."""
+    """Send one move and watch it until it rests.
+
+    Args:
+        head: The head.
+        params: Speed, and how long to watch.
+        means: What the camera can do.
+        arguments: The command.
+        goal: Where each axis that moves should end.
+        before: Where it points, where that was read already.
+        place: Where pan and tilt should end, where the zoom may move too and nobody knows to where.
+    """
     before = before or await read_position(head)
     speed = {"speed": str(params.speed)} if params.speed is not None and params.action is not PtzAction.SPEED else {}
     async with in_control(head, means):
         started = time.monotonic()
         await command(head, **arguments, **speed)
+        # From here on this run only looks on: a stop of another one must not wait until it has seen enough.
+        await head.camera.let_go()
         rest = await wait_for_rest(head, seconds=params.settle, goal=goal, before=before)
-    notes = []
-    if not rest.rested:
-        notes.append(f"it was still moving after {params.settle:g} s")
-    elif elsewhere := missed(rest.position, goal):
-        notes.append(f"the camera came to rest elsewhere: {', '.join(elsewhere)}")
+    where = {**goal, **(place or {})}
+    note = None
+    if rest.unseen is not None:
+        note = (
+            f"it was not seen at rest within {params.settle:g} s, because others had the camera: {rest.unseen.message}"
+        )
+    elif not rest.rested:
+        note = f"it was still moving after {params.settle:g} s"
+    elif elsewhere := missed(rest.position, where):
+        note = f"the camera came to rest elsewhere: {', '.join(elsewhere)}"
+    elif not where and place is not None:
+        note = "the camera does not say where that is: seen was only that it rests"
     return {
         "before": before,
-        "asked": Position(**goal) if goal else None,  # type: ignore[arg-type]
+        "asked": Position(**where) if where else None,  # type: ignore[arg-type]
         "position": rest.position,
-        "rested": rest.rested,
+        "rested": None if rest.unseen is not None else rest.rested,
         "seconds": round(time.monotonic() - started, 2),
-        "note": "; ".join(notes) or None,
+        "note": note,
     }
 
 
@@ -624,7 +648,9 @@ async def _stop(head: Head, params: VapixPtzControl) -> Fields:
 
 async def _home(head: Head, params: VapixPtzControl) -> Fields:
     means = await _means_to(head, params)
-    return await _move(head, params, means, {"move": "home"}, {})
+    number = await read_home(head)
+    place = await read_place(head, number) if number is not None else {}
+    return await _move(head, params, means, {"move": "home"}, {}, place=place)
 
 
 async def _lens(head: Head, params: VapixPtzControl) -> Fields:
@@ -677,7 +703,8 @@ async def _auxiliary(head: Head, params: VapixPtzControl) -> Fields:
 async def _preset_go(head: Head, params: VapixPtzControl) -> Fields:
     means = await _means_to(head, params, "ServerPreset")
     preset = find_preset(await read_presets(head), params.preset or "")
-    fields = await _move(head, params, means, {"gotoserverpresetno": str(preset.number)}, {})
+    place = await read_place(head, preset.number)
+    fields = await _move(head, params, means, {"gotoserverpresetno": str(preset.number)}, {}, place=place)
     return {**fields, "presets": _listed([preset])}
 
 

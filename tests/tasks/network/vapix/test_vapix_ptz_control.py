@@ -469,6 +469,51 @@ async def test_stop_takes_many_and_needs_no_approval(ask: Ask) -> None:
         assert not any(head_of(one.device).driven() for one in both)
 
 
+@pytest.mark.parametrize(
+    ("move", "goal"),
+    [({"action": "absolute", "pan": 160}, "160"), ({"action": "preset_go", "preset": "Gate"}, "45"), ({"action": "home"}, "0")],
+)  # fmt: skip
+async def test_a_stop_gets_in_while_another_run_watches_and_that_run_says_so(
+    use: Use, camera: Camera, move: dict[str, Any], goal: str
+) -> None:
+    head = head_of(camera.device)
+    camera.device.params.set("PTZ.Preset.P0.HomePosition", 1)
+    await use("absolute", pan=-160)
+    await use("speed", speed=1)
+    watched = asyncio.ensure_future(use(**move, settle=40))
+    await until(head.moving)
+    await asyncio.sleep(0.5)
+    started = time.monotonic()
+    stopped = await use("stop")
+    assert time.monotonic() - started < 4 and stopped.rested and not head.moving()
+    seen = await watched
+    assert (
+        time.monotonic() - started < 8 and seen.rested and seen.position is not None and (seen.position.pan or 0) < -140
+    )
+    assert (seen.note or "").startswith(f"the camera came to rest elsewhere: pan is {seen.position.pan:g}, not {goal}")
+    assert seen.asked is not None and seen.asked.pan == float(goal)
+
+
+async def test_where_a_camera_does_not_say_where_a_preset_is_that_is_said(use: Use, camera: Camera) -> None:
+    # Limits, then the presets; their places and the position come after them.
+    camera.device.faults.add(
+        PTZ_CGI, Fault("answer", skip=2, response=Response.text("Error:query: unknown value: presetposcamdata\n"))
+    )
+    moved = await use("preset_go", preset="Gate")
+    assert moved.position is not None and moved.position.pan == 45 and moved.asked is None
+    assert moved.note == "the camera does not say where that is: seen was only that it rests"
+
+
+async def test_others_that_keep_the_camera_busy_end_no_watch(use: Use, camera: Camera) -> None:
+    camera.device.faults.add(PTZ_CGI, Fault("503", skip=4, count=3))
+    moved = await use("absolute", pan=20)
+    assert moved.rested and moved.position is not None and moved.position.pan == 20
+    camera.device.faults.add(PTZ_CGI, Fault("503", skip=3, count=None))
+    unseen = await use("absolute", pan=-20, settle=1)
+    assert unseen.rested is None and "was not seen at rest within 1 s" in (unseen.note or "")
+    assert "STILL MOVING" not in VapixPtzControlResult(action=PtzAction.ABSOLUTE, cameras=[unseen]).headline()
+
+
 # --- the queue for control -------------------------------------------------------------------------------------------
 
 
