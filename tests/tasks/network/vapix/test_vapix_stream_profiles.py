@@ -136,7 +136,7 @@ async def test_several_cameras_get_the_same_profile_and_one_that_refuses_costs_i
             CameraOutcome.DONE,
         ]
         assert "already" in (result.cameras[1].detail or "")
-        assert result.headline() == "3 cameras: 2 done, 1 failed"
+        assert result.headline() == "3 cameras: 2 done, 1 rejected"
 
 
 # --- what is there already, and whose it is ----------------------------------------------------------------------------
