@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from tasks.core.errors import Conflict, NotFound, ToolError, Unsupported
 from tasks.network.vapix import _overlays as overlays
 from tasks.network.vapix._camera import Camera
+from tasks.network.vapix._newest import newest
 from tasks.network.vapix._overlays import Colour, Overlay, OverlayCapabilities
 from tasks.network.vapix._wire import Nonsense
 
@@ -103,26 +105,22 @@ class Layer(Protocol):
         ...
 
 
-async def layer_of(camera: Camera) -> Layer:
-    """Find what kind of overlays this camera has: the newest API it has.
+async def layer_of(camera: Camera) -> tuple[Layer, list[Overlay]]:
+    """Find what kind of overlays this camera has, the newest that serves, and read them.
 
     Raises:
         Unsupported: It has none: it is no camera with a picture.
     """
     capabilities = await camera.capabilities()
+    older = partial(_read, LegacyLayer(camera))
     if capabilities.has("dynamicoverlay") or capabilities.flag("Properties.DynamicOverlay.DynamicOverlay"):
-        return DynamicLayer(camera)
-    if not any(key.startswith("Image.I") for key in await _legacy_parameters(camera)):
-        raise Unsupported(
-            "This device has no overlays: neither dynamicoverlay.cgi nor Image.I#.Text parameters.",
-            hint="Is it a camera, and may this account read its parameters? See vapix_device_info.",
-        )
-    return LegacyLayer(camera)
+        newer = partial(_read, DynamicLayer(camera))
+        return await newest(camera, newer, older, (DynamicLayer.api, LegacyLayer.api))
+    return await older()
 
 
-async def _legacy_parameters(camera: Camera) -> dict[str, str]:
-    found = await camera.parameters("Image.*.Text")
-    return {name: value for name, value in found.items() if re.match(r"Image\.I[0-9]{1,2}\.Text\.", name)}
+async def _read(layer: Layer) -> tuple[Layer, list[Overlay]]:
+    return layer, await layer.read()
 
 
 class DynamicLayer:
@@ -202,15 +200,22 @@ class LegacyLayer:
         self._values: dict[str, str] = {}
 
     async def read(self) -> list[Overlay]:
-        self._values = await _legacy_parameters(self.camera)
+        found = await self.camera.parameters("Image.*.Text")
+        self._values = {name: value for name, value in found.items() if re.match(r"Image\.I[0-9]{1,2}\.Text\.", name)}
+        if not self._values:
+            raise Unsupported(
+                "This device has no overlays: neither dynamicoverlay.cgi nor Image.I#.Text parameters.",
+                hint="Is it a camera, and may this account read its parameters? See vapix_device_info.",
+            )
         return overlays.of_legacy(self._values)
 
     async def images(self) -> list[str]:
         return []
 
     async def capabilities(self) -> OverlayCapabilities:
-        views = {key.split(".")[1] for key in await _legacy_parameters(self.camera)}
-        return OverlayCapabilities(slots_free=len(views) - len(await self.read()), slots_per_text=1)
+        held = await self.read()
+        views = {key.split(".")[1] for key in self._values}
+        return OverlayCapabilities(slots_free=len(views) - len(held), slots_per_text=1)
 
     async def add(self, camera: int, look: Look, there: list[Overlay]) -> int | None:
         held = next((one for one in there if one.camera == camera), None)

@@ -264,10 +264,9 @@ async def _on(camera: Camera, params: VapixOverlay) -> dict[str, Any]:
     action = params.action
     if action in (OverlayAction.GET_SLOT, OverlayAction.SET_SLOT):
         return await _slot(camera, params)
-    layer = await layer_of(camera)
+    layer, there = await layer_of(camera)
     if action is OverlayAction.CAPABILITIES:
         return {"api": layer.api, "capabilities": await layer.capabilities()}
-    there = await layer.read()
     if action is OverlayAction.LIST:
         shown = [one for one in there if params.camera in (None, one.camera)]
         return {"api": layer.api, "overlays": shown, "images": (await layer.images())[:100]}

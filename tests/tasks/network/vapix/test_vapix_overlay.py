@@ -17,6 +17,7 @@ from blocks.policy import ProbePolicy
 from deployments.demo.axis_camera import Fault, Response
 from deployments.demo.axis_camera._overlay_state import Overlays, overlay_texts
 from tasks.core.errors import (
+    Busy,
     Conflict,
     Forbidden,
     InvalidParameters,
@@ -289,6 +290,37 @@ async def test_a_device_without_a_picture_has_no_overlays(ask: Ask) -> None:
         await ask(radar, user="root")
 
 
+async def test_a_camera_that_lists_dynamic_overlays_and_has_them_not_is_asked_for_its_old_text(
+    ask: Ask, mid: Camera
+) -> None:
+    mid.device.faults.add(CGI, Fault("404", count=None))
+    made = only(await ask(mid, action="add_text", text="Yard", position="top"))
+    assert made.api == "param.cgi" and made.after is not None and made.after.text == "Yard"
+    assert made.detail is not None and "dynamicoverlay.cgi" in made.detail
+    assert [one.text for one in only(await ask(mid)).overlays] == ["Yard"]
+    found = only(await ask(mid, action="capabilities"))
+    assert found.api == "param.cgi" and found.capabilities is not None and found.capabilities.slots_per_text == 1
+    gone = only(await ask(mid, action="remove", expect="Yard"))
+    assert gone.after is None and mid.device.params.get("Image.I0.Text.TextEnabled") == "no"
+    assert len(mid.asked(CGI)) == 4
+
+
+async def test_a_camera_with_neither_says_what_is_wrong_with_the_one_it_lists(ask: Ask, mid: Camera) -> None:
+    mid.device.faults.add(CGI, Fault("404", count=None))
+    mid.device.faults.add(PARAM, Fault("answer", skip=1, count=None, response=Response.text("")))
+    with pytest.raises(Unsupported, match=r"dynamicoverlay\.cgi.*404"):
+        await ask(mid)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("503", Busy), ("html", Nonsense), ("both", Rejected)])
+async def test_only_an_api_that_is_not_there_leaves_the_old_text(
+    ask: Ask, mid: Camera, kind: Any, error: type[ToolError]
+) -> None:
+    mid.device.faults.add(CGI, Fault(kind, count=None))
+    with pytest.raises(error):
+        await ask(mid)
+
+
 # --- fleets --------------------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +442,7 @@ async def test_a_lost_answer_is_settled_by_reading_back(ask: Ask, mid: Camera) -
     [
         ("hang", Unreachable), ("garbage", Nonsense), ("html", Nonsense), ("empty", Nonsense), ("truncate-json", Nonsense),
         ("oversized", ToolError), ("gzip-bomb", ToolError), ("both", ToolError), ("503", ToolError), ("500", ToolError),
-        ("404", Unsupported), ("redirect", ToolError), ("neither", Nonsense),
+        ("redirect", ToolError), ("neither", Nonsense),
     ],
 )  # fmt: skip
 async def test_whatever_comes_in_place_of_a_list_is_a_clear_error(
