@@ -28,16 +28,14 @@ from tasks.core.rate import budget_status, ensure_budget, hold, limit_name
 
 ROOT = Path(__file__).parents[2]
 
-# Holds shares again and again for some seconds; prints (from, until, packets per second) of each. CLOCK_MONOTONIC is one for all processes.
+# Holds shares again and again until a file is there; prints (from, until, packets per second) of each, by the clock all processes share.
 HOLDER = """
-import asyncio, json, random, sys, time
+import asyncio, json, os, random, sys, time
 from tasks.core.rate import hold
 async def main():
-    site, seconds = sys.argv[1], float(sys.argv[2])
-    print("ready", flush=True)
-    until = time.monotonic() + seconds
+    site, stop = sys.argv[1], sys.argv[2]
     async def one():
-        while time.monotonic() < until:
+        while not os.path.exists(stop):
             async with hold(site, 60, 20, wait=60) as share:
                 began = time.monotonic()
                 await asyncio.sleep(random.uniform(0.05, 0.3))
@@ -313,27 +311,36 @@ async def forwarder(to: int, port: int = 0) -> AsyncIterator[tuple[int, object]]
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-async def test_two_processes_never_hold_more_than_the_budget(site: str, prefect_server: str) -> None:
-    environment = {**os.environ, "PREFECT_API_URL": prefect_server}
-    holders = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOLDER, site, "8"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+@pytest.mark.timeout(240)
+async def test_two_processes_never_hold_more_than_the_budget(site: str, prefect_server: str, tmp_path: Path) -> None:
+    stop, outputs = tmp_path / "stop", [tmp_path / "one", tmp_path / "other"]
+
+    def shares_of(output: Path) -> list[list[float]]:
+        return [json.loads(line) for line in output.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    holders = []
+    for output in outputs:
+        with output.open("w") as file:
+            command = [sys.executable, "-c", HOLDER, site, str(stop)]
+            holders.append(
+                subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PREFECT_API_URL": prefect_server}, stdout=file)
+            )
     try:
         worst = 0
-        until = time.monotonic() + 60
-        while any(holder.poll() is None for holder in holders) and time.monotonic() < until:
+        until = time.monotonic() + 120
+        # A busy machine gives turns seldom: what counts is that both have had several.
+        while min(len(shares_of(output)) for output in outputs) < 4 and time.monotonic() < until:
             worst = max(worst, (await budget_status(site)).held)
             await asyncio.sleep(0.1)
-        answers = [holder.communicate(timeout=30)[0].splitlines() for holder in holders]
+        stop.touch()
+        for holder in holders:
+            await asyncio.to_thread(holder.wait, 60)
     finally:
         for holder in holders:
             holder.kill()
-    shares = [json.loads(line) for answer in answers for line in answer if line != "ready"]
-    assert all(len(answer) > 2 for answer in answers), "one of them never got a turn"
+    assert all(len(shares_of(output)) >= 4 for output in outputs), "one of them got no turns"
     assert 0 < worst <= 100
+    shares = [share for output in outputs for share in shares_of(output)]
     for began, _, _ in shares:
         assert sum(packets for start, end, packets in shares if start <= began < end) <= 100
     assert (await budget_status(site)).held == 0
