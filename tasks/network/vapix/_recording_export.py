@@ -24,6 +24,7 @@ from tasks.core.progress import Progress
 from tasks.network.probe._connection import SEGMENT_BYTES
 from tasks.network.vapix._recording import Recording, parse_time, refuse_failure, size_in_words, text, whole, wire_time
 from tasks.network.vapix._recording_matroska import EBML_MAGIC, Reach, reach
+from tasks.network.vapix._recording_mp4 import mp4_seconds, whole_mp4
 from tasks.network.vapix._wire import Nonsense, said
 from tasks.network.vapix._xml import anywhere, parse_xml
 
@@ -422,28 +423,27 @@ class _Part:
             What broke it off, where it is worth asking again.
         """
         assert self.path is not None
+        seconds: float | None
         if self.wanted is ExportFormat.MATROSKA:
             if self.reached is None:
                 return Unreachable(f"The camera ended its answer before any picture, after {self.received:,} bytes.")
-            ends = self.reached.whole
+            ends, seconds = self.reached.whole, self.reached.until_seconds - self.reached.first_seconds
         else:
             with self.path.open("rb") as file:
-                ends = whole_mp4(file)
+                ends, seconds = whole_mp4(file), mp4_seconds(file)
         if not ends and self.announced is None:
             return Unreachable(f"The camera ended its answer in the middle, after {self.received:,} bytes.")
-        missing = self._missing_seconds()
+        begins, stops = self.promised.started_at, self.promised.stopped_at
+        missing = 0.0  # where nobody knows
+        if begins is not None and stops is not None and seconds is not None:
+            missing = (stops - begins).total_seconds() - seconds
         self.whole = ends and missing <= _SHORT_SECONDS
-        self._note_times()
         if not self.whole:
+            self._note_times()
+            if self.wanted is ExportFormat.MP4 and ends and stops is not None:
+                self.whole_until = stops - timedelta(seconds=missing)
             self.remarks.append(self._short_of(ends, missing))
         return None
-
-    def _missing_seconds(self) -> float:
-        """How much earlier than promised a Matroska file ends; 0 where nobody knows."""
-        begins, ends, found = self.promised.started_at, self.promised.stopped_at, self.reached
-        if begins is None or ends is None or found is None:
-            return 0.0
-        return (ends - begins).total_seconds() - (found.until_seconds - found.first_seconds)
 
     def _short_of(self, ends: bool, missing: float) -> str:
         """Say what a file lacks that came as the camera announced it."""
@@ -476,7 +476,7 @@ class _Part:
         )
 
     def _note_times(self) -> None:
-        """Find out until when the file is whole, and whether it can be gone on with from there."""
+        """Find out until when a Matroska file is whole, and whether it can be gone on with from there."""
         found, starts = self.reached, self.promised.started_at
         if found is None or starts is None:
             return
@@ -522,26 +522,3 @@ async def _refusal(pieces: AsyncIterator[bytes], begun: bytearray, kind: str) ->
 
 def _is_recording(begin: bytes, wanted: ExportFormat) -> bool:
     return begin[:4] == EBML_MAGIC if wanted is ExportFormat.MATROSKA else begin[4:8] == b"ftyp"
-
-
-def whole_mp4(file: BinaryIO) -> bool:
-    """Whether the boxes of an MP4 file (ISO 14496-12, section 4.2) end where the file ends, its index among them."""
-    end = file.seek(0, 2)
-    place, indexed = 0, False
-    for _ in range(100_000):
-        if place >= end:
-            break
-        file.seek(place)
-        head = file.read(16)
-        if len(head) < 8:
-            return False
-        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        indexed = indexed or kind == b"moov"
-        if size == 1:
-            size = int.from_bytes(head[8:16], "big")
-        elif size == 0:  # to the end of the file
-            size = end - place
-        if size < 8:
-            return False
-        place += size
-    return indexed and place == end

@@ -43,6 +43,7 @@ from tasks.core.progress import Progress
 from tasks.network.vapix import _recording as reading
 from tasks.network.vapix import _recording_export as exporting
 from tasks.network.vapix._recording_matroska import EBML_MAGIC, reach
+from tasks.network.vapix._recording_mp4 import mp4_seconds, whole_mp4
 from tasks.network.vapix._wire import Nonsense
 from tasks.network.vapix._xml import parse_xml
 from tasks.network.vapix.vapix_recording import (
@@ -361,6 +362,16 @@ async def test_half_an_mp4_file_is_never_whole(ask: Ask, camera: Camera) -> None
     [made] = found.files
     assert (found.complete, made.whole, made.stopped_at) == (False, False, None)
     assert made.file.name.endswith(".partial.mp4") and "matroska" in found.remarks[0]
+
+
+async def test_an_mp4_file_that_is_shorter_than_promised_is_never_whole(ask: Ask, camera: Camera) -> None:
+    recording = fresh(camera)
+    early = NOON + timedelta(seconds=40)
+    half_answer(camera, b"".join(mp4(storage(camera).window(recording, None, early).footage)), "video/mp4")
+    found = only(await ask(camera, action="export", format="mp4", **approved(camera, recording)))
+    [made] = found.files
+    assert (found.complete, made.whole, made.stopped_at) == (False, False, early)
+    assert found.remarks[0].startswith("The file ends 20 s too early.")
 
 
 async def test_the_times_of_what_was_gone_on_with_are_right_also_where_the_camera_tells_none(
@@ -682,7 +693,9 @@ def test_bytes_are_a_list_or_an_error_of_ours(data: bytes) -> None:
 def test_any_bytes_can_be_asked_how_far_they_reach(data: bytes, begun: bool) -> None:
     found = reach(io.BytesIO((EBML_MAGIC if begun else b"") + data))
     assert found is None or found.clusters > 0
-    exporting.whole_mp4(io.BytesIO(data))
+    whole_mp4(io.BytesIO(data))
+    seconds = mp4_seconds(io.BytesIO(data))
+    assert seconds is None or seconds > 0
 
 
 MATROSKA = b"".join(matroska(Footage("a test", 0, 5)))
@@ -708,7 +721,27 @@ def test_the_simulated_camera_knows_how_large_its_files_will_be() -> None:
 
 @given(st.integers(0, len(MP4) - 1))
 def test_a_cut_mp4_file_is_never_whole(cut: int) -> None:
-    assert exporting.whole_mp4(io.BytesIO(MP4)) and not exporting.whole_mp4(io.BytesIO(MP4[:cut]))
+    assert whole_mp4(io.BytesIO(MP4)) and not whole_mp4(io.BytesIO(MP4[:cut]))
+
+
+@pytest.mark.parametrize(
+    ("index", "seconds"),
+    [
+        ("00 000000 00000000 00000000 000003e8 00002710", 10),
+        ("01 000000 0000000000000000 0000000000000000 000003e8 0000000000002710", 10),
+        ("00 000000 00000000 00000000 000003e8 00000000", None),  # in fragments
+        ("00 000000 00000000 00000000 000003e8 ffffffff", None),
+        ("00 000000 00000000 00000000 00000000 00002710", None),
+        ("00 000000 00000000", None),
+    ],
+)
+def test_an_mp4_file_says_by_its_index_how_long_it_is(index: str, seconds: float | None) -> None:
+    inner = bytes.fromhex(index)
+    header = (8 + len(inner)).to_bytes(4, "big") + b"mvhd" + inner
+    large = bytes.fromhex("00000001") + b"moov" + (16 + len(header)).to_bytes(8, "big") + header
+    for movie in ((8 + len(header)).to_bytes(4, "big") + b"moov" + header, large):
+        assert mp4_seconds(io.BytesIO(bytes.fromhex("00000008") + b"free" + movie)) == seconds
+    assert mp4_seconds(io.BytesIO(MP4)) == 10
 
 
 @pytest.mark.parametrize("began", [NOON, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)])
