@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -69,6 +69,11 @@ class PathComparison(_Frozen):
         description="Whether the way itself changed: hops that fell silent or answer again are not enough."
     )
     changes: tuple[HopChange, ...] = Field((), description="Hops that differ.")
+    address_before: str | None = Field(
+        None,
+        description="The address the name led to last time, when that was another: the ways are not compared then. "
+        "None when it is the same.",
+    )
 
 
 class TracedTarget(_Frozen):
@@ -162,10 +167,19 @@ def find_target(result: Mapping[str, Any] | None, asked: str, mode: str) -> Mapp
     return None
 
 
+def best_of(runs: Sequence[Earlier], address: str) -> Earlier | None:
+    """Choose what to compare with, of runs with the newest first: a name may lead to several addresses in turn."""
+    same = (run for run in runs if run.target.get("address") == address)
+    return next(same, runs[0] if runs else None)
+
+
 def compare_with(earlier: Earlier | None, target: TracedTarget) -> PathComparison | None:
-    """Say hop by hop what is not as it was."""
+    """Say hop by hop what is not as it was; of the way to another address only that it is another."""
     if earlier is None or not target.hops:
         return None
+    address = earlier.target.get("address")
+    if isinstance(address, str) and address != target.address:
+        return PathComparison(with_run=earlier.run, at=earlier.at, changed=False, address_before=address)
     before: dict[int, tuple[str, ...]] = {}
     distance = earlier.target.get("distance")
     with contextlib.suppress(KeyError, TypeError, ValueError):  # written by another version

@@ -27,6 +27,7 @@ from tasks.network.probe._traceroute_report import (
     TracedTarget,
     TraceOutcome,
     TracerouteHop,
+    best_of,
     compare_with,
     describe,
     find_target,
@@ -86,7 +87,10 @@ class Traceroute(ProbeParams):
     probes: int = Field(3, ge=1, le=10, description="Probes for each hop, 1 to 10.")
     timeout: float = Field(2.0, ge=0.1, le=10, description="Seconds to wait for the answer to each probe, 0.1 to 10.")
     names: bool = Field(True, description="Whether to ask the system's resolver for the names of the hops.")
-    compare: bool = Field(True, description="Whether to compare with the last run to the same target in the same mode.")
+    compare: bool = Field(
+        True,
+        description="Whether to compare with the last run to the same target in the same mode; of a name, to the same address.",
+    )
     max_rate: int = Field(
         WISHED_RATE,
         ge=10,
@@ -150,14 +154,16 @@ class TracerouteResult(ToolResult):
     notes: tuple[str, ...] = Field((), description="What a reader must know.")
 
     def headline(self) -> str:
-        changed = sum(bool(target.comparison and target.comparison.changed) for target in self.targets)
         if len(self.targets) == 1:
             return _one_line(self.targets[0])
         counts = Counter(target.outcome for target in self.targets)
         said = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in TraceOutcome if kind in counts)
-        return f"{count(len(self.targets), 'target')}: {said}" + (
-            f"; {changed} by another way than last time" if changed else ""
-        )
+        compared = [target.comparison for target in self.targets if target.comparison]
+        if changed := sum(comparison.changed for comparison in compared):
+            said += f"; {changed} by another way than last time"
+        if moved := sum(comparison.address_before is not None for comparison in compared):
+            said += f"; {count(moved, 'name leads', 'names lead')} to another address than last time"
+        return f"{count(len(self.targets), 'target')}: {said}"
 
     def reached(self) -> bool:
         return any(target.outcome is TraceOutcome.REACHED for target in self.targets)
@@ -174,6 +180,10 @@ def _one_line(target: TracedTarget) -> str:
     if target.comparison and target.comparison.changed:
         where = ", ".join(str(change.hop) for change in target.comparison.changes if change.kind in REAL)
         said += f"; another way than last time (hop {where})"
+    if target.comparison and target.comparison.address_before:
+        said += (
+            f"; the name leads to another address now ({target.address}, last time {target.comparison.address_before})"
+        )
     return said if target.complete else f"{said}; INCOMPLETE"
 
 
@@ -320,7 +330,8 @@ def _bounded(result: TracerouteResult) -> TracerouteResult:
 
 
 async def _earlier(params: Traceroute, run: ToolRun, notes: list[str]) -> dict[str, Earlier]:
-    """The last path to each target in the ledger."""
+    """The last path to each target in the ledger, to its address of today if it was traced lately."""
+    assert run.grant is not None
     if not params.compare:
         return {}
     book = wiring().ledger()
@@ -330,12 +341,16 @@ async def _earlier(params: Traceroute, run: ToolRun, notes: list[str]) -> dict[s
         return found
     try:
         async with asyncio.timeout(LEDGER_SECONDS):
-            for asked in params.targets:
+            for target in run.grant.targets:
                 since = datetime.now(UTC) - LOOK_BACK
-                for record in await book.last_results(run.site, "traceroute", target=asked, since=since):
-                    if (entry := find_target(record.result, asked, params.mode)) is not None:
-                        found[asked] = Earlier(str(record.tool_run_id), record.at, entry)
-                        break
+                records = await book.last_results(run.site, "traceroute", target=target.asked, since=since)
+                runs = [
+                    Earlier(str(record.tool_run_id), record.at, entry)
+                    for record in records
+                    if (entry := find_target(record.result, target.asked, params.mode)) is not None
+                ]
+                if (best := best_of(runs, target.addresses[0])) is not None:
+                    found[target.asked] = best
     except (ToolError, TimeoutError) as error:
         why = "the database does not answer" if isinstance(error, (DatabaseGone, TimeoutError)) else str(error)
         notes.append(f"Not compared with the last run: {why}.")

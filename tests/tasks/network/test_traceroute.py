@@ -22,7 +22,7 @@ from tasks.core.ledger import Ledger
 from tasks.core.process import run_command
 from tasks.network.probe._traceroute_path import Difference, compare, find_names
 from tasks.network.probe._traceroute_program import Answer, Hop, Trace, read_hops
-from tasks.network.probe._traceroute_report import Earlier, compare_with, describe, find_target
+from tasks.network.probe._traceroute_report import Earlier, best_of, compare_with, describe, find_target
 from tasks.network.probe.traceroute import (
     REPORTING_SECONDS,
     RESULT_BYTES,
@@ -140,6 +140,45 @@ def test_only_what_both_runs_asked_is_compared() -> None:
     assert [(change.hop, change.kind) for change in silent.changes] == [(2, "fell_silent"), (3, "fell_silent")]
     assert compare_with(None, traced(hop(1, "10.0.0.1"))) is None
     assert compare_with(Earlier("run", datetime.now(UTC), {"hops": [{"what": 1}]}), traced(hop(1, "10.0.0.1"))) is None
+
+
+def named(address: str, *routers: str) -> TracedTarget:
+    hops = [hop(number, router) for number, router in enumerate((*routers, address), 1)]
+    return describe("www.example.com", address, Trace(tuple(hops), True, None), {})
+
+
+def result_of(*targets: TracedTarget) -> TracerouteResult:
+    return TracerouteResult(mode="udp", targets=targets, packets_per_second=10, duration=1)
+
+
+def test_the_way_to_another_address_of_a_name_is_not_another_way() -> None:
+    old = named("192.0.2.1", "10.0.0.1", "10.0.0.2").model_dump(mode="json")
+    now = named("192.0.2.2", "10.0.0.1", "10.0.0.3")
+    moved = compare_with(Earlier("run", datetime.now(UTC), old), now)
+    assert moved is not None and (moved.changed, moved.changes, moved.address_before) == (False, (), "192.0.2.1")
+    traced = now.model_copy(update={"comparison": moved})
+    assert (
+        result_of(traced)
+        .headline()
+        .endswith("; the name leads to another address now (192.0.2.2, last time 192.0.2.1)")
+    )
+    assert result_of(traced, traced).headline() == (
+        "2 targets: 2 reached; 2 names lead to another address than last time"
+    )
+    same = compare_with(Earlier("run", datetime.now(UTC), old), named("192.0.2.1", "10.0.0.1", "10.0.0.3"))
+    assert same is not None and same.changed and same.address_before is None
+
+
+@pytest.mark.parametrize(
+    ("address", "chosen"), [("192.0.2.1", "older"), ("192.0.2.2", "newer"), ("192.0.2.3", "newer")]
+)
+def test_of_a_name_with_several_addresses_the_last_way_to_the_same_one_is_compared(address: str, chosen: str) -> None:
+    """Names that lead to their addresses in turn: each way has its own last time."""
+    found = {"newer": named("192.0.2.2", "10.0.0.1"), "older": named("192.0.2.1", "10.0.0.1")}
+    earlier = [Earlier(run, datetime.now(UTC), target.model_dump(mode="json")) for run, target in found.items()]
+    best = best_of(earlier, address)
+    assert best is not None and best.run == chosen
+    assert best_of([], address) is None
 
 
 @pytest.mark.parametrize(
