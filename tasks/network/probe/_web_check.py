@@ -11,6 +11,7 @@ import httpx
 
 from tasks.core.errors import CommandFailed, NotFound, Refused, ToolError, ToolTimeout, Unreachable
 from tasks.core.offload import offload
+from tasks.core.words import count
 from tasks.network.probe._certificate import printable
 from tasks.network.probe._connection import Paces, Patience
 from tasks.network.probe._http_exchange import Answer, NoAnswer, Terms, fetch
@@ -66,7 +67,7 @@ class Expectations:
         body: Text that must be in the page.
         pattern: Expression that must be found in it.
         headers: Headers that must be there, and text their values must contain.
-        certificate_days: Days the certificate must have left; 0 for none.
+        certificate_days: Days the certificate must have left, so there must be one; 0 for none.
         slower_than: Seconds it may take; None for any.
     """
 
@@ -95,13 +96,22 @@ class Expectations:
             found.append(f"the text {_short(self.body)} is not in the page{_cut(answer)}")
         if self.pattern is not None and (fault := await self.pattern.fault(page)) is not None:
             found.append(f"{fault}{_cut(answer)}")
-        if self.certificate_days and answer.certificate is not None:
-            days = answer.certificate.days_left()
-            if days < self.certificate_days:
-                found.append(f"the certificate has {days} days left, less than {self.certificate_days}")
+        if self.certificate_days and (fault := self._short_lived(answer)) is not None:
+            found.append(fault)
         if self.slower_than is not None and total > self.slower_than:
             found.append(f"it took {total:.2f} s, longer than {self.slower_than:g} s")
         return found
+
+    def _short_lived(self, answer: Answer) -> str | None:
+        if answer.certificate is None:
+            why = "the page came over http" if answer.tls is None else "what the server sent cannot be read"
+            return f"there is no certificate to have {count(self.certificate_days, 'day')} left: {why}"
+        days = answer.certificate.days_left()
+        if days < 0:
+            return "the certificate has expired"
+        if days < self.certificate_days:
+            return f"the certificate has {count(days, 'day')} left, less than {self.certificate_days}"
+        return None
 
 
 @dataclass

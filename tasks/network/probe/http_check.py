@@ -117,7 +117,8 @@ class HttpCheck(SiteParams):
         0,
         ge=0,
         le=3650,
-        description="Fail when the certificate expires within so many days, 0 to 3650; 0 only shows them.",
+        description="Fail when the certificate expires within so many days, 0 to 3650, or when there is none because the page came "
+        "over http; 0 only shows them.",
     )
     slower_than: float | None = Field(
         None, gt=0, le=60, description="Fail when the answer takes longer, redirects included, seconds, up to 60."

@@ -167,6 +167,15 @@ async def test_what_is_expected_is_compared_and_every_difference_told(check, web
         assert seen.state == "failed" and said in seen.reason and seen.status is not None
 
 
+async def test_where_there_is_no_certificate_its_days_are_a_fault(check, web):
+    seen = await check(f"http://localhost:{web.http}/", certificate_days=14)
+    assert seen.state == "failed" and seen.status == 200
+    assert seen.reason == "There is no certificate to have 14 days left: the page came over http."
+    seen = await check(f"https://localhost:{web.https}/plain", certificate_days=14)
+    assert seen.state == "failed" and "the page came over http" in seen.reason and seen.redirects
+    assert (await check(f"http://localhost:{web.http}/")).state == "ok"
+
+
 async def test_a_secret_header_is_compared_but_never_repeated(check, web):
     seen = await check(f"http://localhost:{web.http}/headers", expect_headers={"Set-Cookie": "Secure"})
     assert seen.reason == "Header Set-Cookie does not contain 'Secure'."
