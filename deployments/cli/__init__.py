@@ -1,6 +1,7 @@
 """The `signalbox` command.
 
-Exit status: 0 done, 1 failed or partial, 2 wrong usage or parameters, 3 refused by policy, 4 target unreachable or not found.
+Exit status: 0 done, 1 failed or partial, 2 wrong usage or parameters, 3 refused by policy, 4 target unreachable or not found;
+128 and the signal's number when one ended it: 130 Ctrl-C, 129 a closed terminal, 143 a kill.
 Prefect reads its settings when it is first imported, so `main` points the environment at SIGNALBOX_HOME before any command is loaded.
 """
 
@@ -8,10 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from types import FrameType
 
 from cyclopts import App, CycloptsError
 
@@ -52,6 +57,45 @@ _WITHOUT_PREFECT = {"up", "down", "status", "env", "first-run", "demo"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    with _ended_as_by_ctrl_c() as told:
+        status = _main(argv)
+        return 128 + told[0] if told and status == _BY_CTRL_C else status
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[list[int]]:
+    """Let SIGHUP (a closed terminal, a lost ssh) and SIGTERM do what Ctrl-C does: what runs is cancelled, and cleans up.
+
+    A camera's head that turns is stopped then. Yields a list that gets the number of the signal.
+    """
+    told: list[int] = []
+    here = threading.current_thread() is threading.main_thread()  # nobody else may have handlers
+    # What somebody ignores on purpose (nohup) stays ignored.
+    taken = [
+        number for number in (signal.SIGHUP, signal.SIGTERM) if here and signal.getsignal(number) is signal.SIG_DFL
+    ]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        for other in taken:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not disturb the clean-up
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield told
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+_BY_CTRL_C = 128 + signal.SIGINT
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from tasks.core.settings import settings
 
     words = sys.argv[1:] if argv is None else list(argv)
@@ -77,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ToolError as error:
         return complain(error.message, error.hint, status=error.exit_status)
     except KeyboardInterrupt:
-        return complain("Stopped.", status=130)
+        with suppress(OSError):  # a closed terminal cannot be told
+            complain("Stopped.", status=_BY_CTRL_C)
+        return _BY_CTRL_C
     except BrokenPipeError:  # `signalbox ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,0 +1,63 @@
+"""However a command is told to end, what it runs is cancelled and cleans up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+COMMAND = """
+import asyncio, signal, sys
+from deployments import cli
+
+async def work():
+    print("running", flush=True)
+    try:
+        await asyncio.sleep(20)
+        print("done", flush=True)
+    finally:
+        await asyncio.sleep(0.5)
+        print("cleaned up", flush=True)
+
+for name in sys.argv[1:]:
+    signal.signal(signal.Signals[name], signal.SIG_IGN)
+cli.app = lambda *words, **options: asyncio.run(work())
+sys.exit(cli.main(["status"]))
+"""
+
+
+def told(*numbers: signal.Signals, ignoring: Sequence[str] = ()) -> tuple[int, str, str]:
+    """Exit status and output of a command that got these signals, one after the other."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *ignoring], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        began = process.stdout.readline()
+        for number in numbers:
+            process.send_signal(number)
+        try:
+            rest, complaint = process.communicate(timeout=15)
+        finally:
+            process.kill()
+    return process.returncode, began + rest, complaint
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+def test_a_closed_terminal_and_a_kill_end_a_command_as_ctrl_c_does(number: signal.Signals, status: int) -> None:
+    assert told(number) == (status, "running\ncleaned up\n", "signalbox: Stopped.\n")
+
+
+def test_a_second_signal_does_not_disturb_the_clean_up() -> None:
+    assert told(signal.SIGHUP, signal.SIGTERM, signal.SIGHUP)[:2] == (129, "running\ncleaned up\n")
+
+
+def test_a_command_in_the_background_that_ignores_ctrl_c_can_be_ended() -> None:
+    assert told(signal.SIGTERM, ignoring=["SIGINT"])[:2] == (143, "running\ncleaned up\n")
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    assert told(signal.SIGHUP, signal.SIGTERM, ignoring=["SIGHUP"])[:2] == (143, "running\ncleaned up\n")
