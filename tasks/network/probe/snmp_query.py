@@ -213,6 +213,8 @@ def _one_line(agent: Agent) -> str:
             said.append(count(there, *words))
         if missing:
             said.append(f"{missing} not there" if there else f"{count(missing, *words)} not there")
+    if agent.nothing_of:
+        said.append(f"nothing of {', '.join(agent.nothing_of)}")
     name = agent.system.name or agent.system.description if agent.system else None
     partial = "; not everything, " + agent.cut[0] if agent.outcome is AgentOutcome.PARTIAL and agent.cut else ""
     return (

@@ -203,9 +203,11 @@ async def test_what_is_not_there_is_known_also_where_values_are_in_the_file_only
 @needs_snmpd
 async def test_views_an_agent_has_nothing_of_are_named_and_no_error(ask: Ask) -> None:
     with SnmpAgent() as bare:
-        found = only(await ask(bare.port, views=["system", "neighbours", "forwarding", "entity"]))
+        result = await ask(bare.port, views=["system", "neighbours", "forwarding", "entity"])
+    found = only(result)
     assert found.outcome is AgentOutcome.ANSWERED and found.system is not None
     assert found.nothing_of == ["neighbours", "forwarding", "entity"]
+    assert result.headline() == "127.0.0.1: switch-1, nothing of neighbours, forwarding, entity"
     assert (found.system.vendor, found.system.chassis_id) == (None, None), "net-snmp made the agent, not the device"
 
 
