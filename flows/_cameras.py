@@ -13,6 +13,7 @@ from tasks.core.errors import ToolError
 from tasks.core.log import run_logger
 from tasks.core.models import parse_mac
 from tasks.network.vapix._fleet import CameraOutcome
+from tasks.network.vapix._wire import NeedsSetup
 from tasks.network.vapix.vapix_device_info import DeviceEntry, DeviceView, VapixDeviceInfo, vapix_device_info
 
 VENDOR = "Axis Communications AB"
@@ -137,6 +138,11 @@ async def ask_axis(by_port: Mapping[int, Sequence[str]], site: str) -> dict[str,
             try:
                 # Not tried again: what is not read today is read by the next discovery.
                 answer = await vapix_device_info.spec.task.with_options(retries=0)(params)
+            except NeedsSetup as problem:  # of several it is an outcome, of a single one the error
+                who = problem.device
+                if who is not None and (one := _axis(who.serial, who.model, who.firmware)) is not None:
+                    found[addresses[start]] = one
+                continue
             except ToolError as problem:
                 run_logger().info("No Axis device says more of itself: %s", problem)
                 continue
@@ -146,15 +152,17 @@ async def ask_axis(by_port: Mapping[int, Sequence[str]], site: str) -> dict[str,
 
 def told(camera: DeviceEntry) -> AxisDevice | None:
     """What an answer says of the device; None where it has no serial that is one."""
-    if camera.outcome is not CameraOutcome.DONE or mac_of(camera.serial) is None or camera.serial is None:
+    # One that nobody has set up yet says what it is, too.
+    if camera.outcome not in (CameraOutcome.DONE, CameraOutcome.NEEDS_SETUP):
         return None
     kind = (camera.basic.type or "").lower() if camera.basic is not None else ""
-    return AxisDevice(
-        camera.serial,
-        camera.model,
-        camera.firmware,
-        next((name for word, name in _KINDS if word in kind), None),
+    return _axis(
+        camera.serial, camera.model, camera.firmware, next((name for word, name in _KINDS if word in kind), None)
     )
+
+
+def _axis(serial: str | None, model: str | None, firmware: str | None, kind: str | None = None) -> AxisDevice | None:
+    return AxisDevice(serial, model, firmware, kind) if serial and mac_of(serial) is not None else None
 
 
 def observe_axis(devices: Iterable[tuple[str, AxisDevice]], site: str, seen_at: datetime) -> list[ObservedHost]:

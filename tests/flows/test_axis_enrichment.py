@@ -77,6 +77,16 @@ async def test_what_cameras_tell_anybody_is_asked_without_logging_in(profile: st
         assert not any(request.credentials for camera in both for request in camera.requests), "nobody logged in"
 
 
+@pytest.mark.parametrize("profiles", [("needs-setup",), ("needs-setup", "mid")])
+async def test_cameras_that_nobody_has_set_up_yet_are_known_too(profiles: tuple[str, ...], prefect_server: str) -> None:
+    with cameras(*profiles) as there, wired(FixedWiring(policies={"default": ProbePolicy()})):
+        found = await ask_axis({there[0].port: [camera.address for camera in there]}, "default")
+        assert {address: device.serial for address, device in found.items()} == {
+            camera.address: camera.device.serial for camera in there
+        }
+        assert all(device.model and device.firmware for device in found.values())
+
+
 async def test_hosts_that_are_no_cameras_cost_nothing_but_a_line_in_the_log(prefect_server: str) -> None:
     with cameras("mid") as [camera], wired(FixedWiring(policies={"default": ProbePolicy()})):
         camera.device.faults.add("/axis-cgi/*", Fault("garbage", count=None, bare=True))

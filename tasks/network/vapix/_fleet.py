@@ -166,7 +166,7 @@ async def each_camera(
                 _scrub(error, secrets)
                 seen.outcome, seen.detail, errors[asked] = outcome_of(error), str(error), error
                 if isinstance(error, NeedsSetup):
-                    seen.device = error.device
+                    seen.device = seen.device or error.device
             except Exception as defect:  # noqa: BLE001
                 if isinstance(defect, TimeoutError) and limit.expired():
                     late = ToolTimeout(
