@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 
 from tasks.core.errors import Conflict, InvalidParameters, NotFound, Rejected, ToolError, Unanswered
 from tasks.network.vapix._camera import Camera
-from tasks.network.vapix._events import SUBTREE
+from tasks.network.vapix._events import SUBTREE, clean
 from tasks.network.vapix._soap_rules import (
     ACTION,
     EVENT,
@@ -31,12 +31,14 @@ from tasks.network.vapix._soap_rules import (
     local,
     remove,
     rules,
+    same_value,
     templates,
 )
 from tasks.network.vapix._wire import Declined, Nonsense
 
 Wanted = tuple[str, Mapping[str, str]]
 """A topic, and the items an event must have."""
+LONGEST_QUOTED = 60
 
 
 HINTS = {
@@ -257,10 +259,7 @@ async def create_configuration(services: Services, name: str, token: str, given:
             f"{place} said it made action configuration {number}, but has no such one.",
             hint="List them with action = configurations.",
         )
-    changed = Changed(before, before, configuration=made)
-    if made.name != name:
-        changed.notes.append(f"The camera calls the action {made.name!r}.")
-    return changed
+    return Changed(before, before, configuration=made, notes=_other_action(name, template.template, given, made))
 
 
 async def _add_action(services: Services, name: str, template: str, parameters: Mapping[str, str]) -> str:
@@ -322,7 +321,26 @@ async def _made(
         )
     changed = Changed(before, after, rule, configuration)
     changed.notes += _differences(new, rule)
+    if new.template is not None:
+        changed.notes += _other_action(new.name, new.template, new.parameters, configuration)
     return changed
+
+
+def _other_action(name: str, template: str, given: Mapping[str, str], kept: Configuration) -> list[str]:
+    """What an action that was set up has otherwise than was asked for. Values that were not given are the camera's affair."""
+    found = []
+    if kept.name != name:
+        found.append(f"The camera calls the action {kept.name!r}.")
+    if kept.template != template:
+        found.append(f"The action does something else than was asked for: {kept.template} in place of {template}.")
+    others = [
+        f"{each} {clean(kept.parameters.get(each, ''), LONGEST_QUOTED)!r} in place of {clean(value, LONGEST_QUOTED)!r}"
+        for each, value in given.items()
+        if not same_value(each, value, kept.parameters.get(each, ""))
+    ]
+    if others:
+        found.append(f"The camera keeps the action with other values than were asked for: {', '.join(others)}.")
+    return found
 
 
 def _differences(new: NewRule, rule: Rule) -> list[str]:

@@ -30,8 +30,11 @@ DEEPEST_TOPIC = 12
 MOST_VALUES = 64
 MOST_ENTRIES = 1000
 
+# Names as `_words` has them. Short words count alone and last only: a key frame, a bypass and a monkey are no secrets.
 _SECRET = re.compile(
-    r"(?i)passw|passphrase|secret|token|credential|api.?key|^(proxy_)?(login|user|username)$|^auth|_auth|headers?$"
+    r"passw|passphrase|passcode|secret|token|credential|(api|private|access|shared)_?key|(^|_)auth(?!ors?(_|$))"
+    r"|((^|_)(pass|pw|key|sas|sig|signature|bearer|cookies?)|(user|login|proxy|ftp|smtp)pass|pwd|psk|headers?"
+    r"|(login|user|account|community)(_?(id|name))?)_?\d*$"
 )
 _TREE = {uri: prefix for prefix, uri in TREES.items()}
 _ITEM = re.compile(r'boolean\(\s*//SimpleItem\[\s*@Name\s*=\s*"([^"]+)"\s+and\s+@Value\s*=\s*"([^"]*)"\s*\]\s*\)')
@@ -278,10 +281,14 @@ def templates(answer: ET.Element, kind: str = "ActionTemplate") -> list[Template
 def is_secret(name: str) -> bool:
     """Whether a parameter of this name may hold a login or a password.
 
-    >>> [name for name in ("login", "proxy_password", "port") if is_secret(name)]
-    ['login', 'proxy_password']
+    >>> [name for name in ("login", "proxyPwd", "snmp_community", "port", "keyframe") if is_secret(name)]
+    ['login', 'proxyPwd', 'snmp_community']
     """
-    return _SECRET.search(name) is not None
+    return _SECRET.search(_words(name)) is not None
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
 
 
 def holds_secret(name: str, value: str) -> bool:
@@ -320,6 +327,16 @@ def _masked(name: str, value: str) -> tuple[str, str]:
     # Some firmware writes values percent-encoded: what is a secret in an address is one there as well.
     plain = clean(unquote(value), LONGEST_PARAMETER)
     return clean(name, LONGEST_NAME), shown if redact_text(plain) == plain else redact_text(plain)
+
+
+def same_value(name: str, asked: str, told: str) -> bool:
+    """Whether a parameter that is told as `told` has the value that was asked for; too long to be told whole counts as the same.
+
+    >>> same_value("state", "high/low", "high%2Flow"), same_value("state", "high", "low")
+    (True, False)
+    """
+    _, shown = _masked(name, asked)
+    return len(told) >= LONGEST_PARAMETER or shown in (told, clean(unquote(told), LONGEST_PARAMETER))
 
 
 def rules(answer: ET.Element) -> list[Rule]:

@@ -143,6 +143,37 @@ async def test_credentials_in_percent_encoded_addresses_are_masked_as_well(ask: 
     assert found.parameters["message"] == "on%20the%20way%3A%2050%25"
 
 
+SECRETS = [
+    "login", "user", "username", "user_name", "userName", "userid", "user_id", "proxy_user", "ftpuser", "upload_login", "account",
+    "pass", "pwd", "pw", "proxy_pwd", "proxyPwd", "proxy_pass", "Password", "password2", "passwd", "passphrase", "userpass", "psk",
+    "wpa_psk", "key", "key1", "secret_key", "private_key", "privatekey", "apikey", "api-key", "access_key", "sharedKey",
+    "community", "snmp_community", "community_name", "sas", "sig", "signature", "bearer", "token", "auth", "auth_type", "cookie",
+    "custom_headers",
+]  # fmt: skip
+PLAIN = [
+    "port", "state", "duration", "keyframe", "key_frame", "keyframe_interval", "keyboard", "monkey", "turkey", "bypass", "compass",
+    "passthrough", "pass_count", "passive", "user_interface", "users_notified", "communities_shown", "powder", "design", "sigma",
+    "accounting", "upload_url", "host", "qos", "pin", "message", "author", "bandpass",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRETS)
+async def test_a_login_or_password_is_masked_and_refused_by_whatever_name(ask: Ask, mid: Camera, name: str) -> None:
+    stored = simulated.Stored("Post", "com.axis.action.fixed.notification.http", {name: "hunter2!"})
+    mid.device.call(lambda: kept(mid).add(kept(mid).actions, "action", stored))
+    found = only(await ask(mid, action="configurations")).configurations[-1]
+    assert list(found.parameters.values()) == ["***"]
+    asked = len(mid.requests)
+    with pytest.raises(InvalidParameters, match="never stand in parameters"):
+        await ask(mid, **{**PULSE, "parameters": {name: "hunter2!"}})
+    assert len(mid.requests) == asked
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_name_that_only_looks_like_a_password_is_none(name: str) -> None:
+    assert not soap.is_secret(name) and not soap.holds_secret(name, "7")
+
+
 async def test_an_empty_list_is_an_empty_list(ask: Ask, mid: Camera) -> None:
     assert (await ask(mid)).headline().endswith(": 1 rule")
     mid.device.call(lambda: [kept(mid).rules.clear(), kept(mid).actions.clear()])
@@ -210,6 +241,62 @@ async def test_a_moment_can_start_a_rule(ask: Ask, mid: Camera) -> None:
     found = only(await ask(mid, **{**PULSE, "conditions": [], "start_event": start, "enabled": False}))
     assert found.rule is not None and found.rule.start_event is not None and not found.rule.enabled
     assert found.rule.start_event.items == {"channel": "1"} and not found.rule.conditions
+
+
+@pytest.fixture
+def contrary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras keep actions with other values than they are told."""
+    real = simulated.Services.add
+
+    def add(self: simulated.Services, kept: Any, kind: str, stored: simulated.Stored) -> str:
+        stored.parameters.update(port="9", state="low")
+        return real(self, kept, kind, stored)
+
+    monkeypatch.setattr(simulated.Services, "add", add)
+
+
+@pytest.mark.usefixtures("contrary")
+@pytest.mark.parametrize("rule", [True, False])
+@pytest.mark.parametrize("encoding", [True, False])
+async def test_values_that_the_camera_keeps_otherwise_are_told(
+    ask: Ask, mid: Camera, rule: bool, encoding: bool
+) -> None:
+    if encoding:
+        mid.device.params.set("Properties.Firmware.Version", "10.12.236")
+    result = await ask(mid, **(PULSE if rule else ACTION_ALONE))
+    found = only(result)
+    assert found.outcome is CameraOutcome.DONE and found.configuration is not None
+    assert "other values than were asked for: port '9' in place of '1', state 'low' in place of 'high'" in str(
+        found.detail
+    )
+    assert "in place of" in result.headline()
+
+
+async def test_another_template_and_name_than_were_asked_for_are_told(
+    ask: Ask, mid: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = simulated.Services.add
+
+    def add(self: simulated.Services, kept: Any, kind: str, stored: simulated.Stored) -> str:
+        made = simulated.Stored("Another", "com.axis.action.fixed.ledcontrol", stored.parameters)
+        return real(self, kept, kind, made)
+
+    monkeypatch.setattr(simulated.Services, "add", add)
+    detail = only(await ask(mid, **PULSE)).detail or ""
+    assert "calls the action 'Another'" in detail and "com.axis.action.fixed.ledcontrol in place of" in detail
+
+
+@pytest.mark.parametrize("firmware", ["10.12.236", "11.11.150"])
+@pytest.mark.parametrize(
+    "text", ["50% + 7 = ü", "a%20b", "two\nlines", "token=abcdef123456", "x" * 2000, "ü" * 2000, "http://192.0.2.1/?a=b&c=d"]
+)  # fmt: skip
+async def test_values_that_are_only_written_another_way_are_no_difference(
+    ask: Ask, mid: Camera, firmware: str, text: str
+) -> None:
+    mid.device.params.set("Properties.Firmware.Version", firmware)
+    template = "com.axis.action.fixed.set_overlay"
+    found = only(await ask(mid, **{**PULSE, "template": template, "parameters": {"text": text}}))
+    assert found.detail is None and "abcdef123456" not in found.model_dump_json()
 
 
 ACTION_ALONE = {key: PULSE[key] for key in ("template", "parameters")} | {
