@@ -329,16 +329,24 @@ class LoginSecrets:
         """
         # Not the password, but whoever has it can try passwords on it without asking the camera.
         text = _RESPONSE.sub(rf"\g<1>{MASK}", scrub(text, self.plain))
-        for end in reversed([cut.start() for cut in re.finditer(r"\.\.\.", text)]):
-            longest = max((_common(text[:end], spelling) for spelling in self._spellings), default=0)
-            if longest >= _TELLING:
-                text = f"{text[: end - longest]}{MASK}{text[end:]}"
+        for spelling in self._spellings:
+            text = _masked_beginnings(text, spelling)
         return text
 
 
-def _common(text: str, spelling: str) -> int:
-    """How much of the beginning of a secret the text ends with."""
-    return next((length for length in range(len(spelling) - 1, 0, -1) if text.endswith(spelling[:length])), 0)
+def _masked_beginnings(text: str, secret: str) -> str:
+    """Mask the beginnings of a secret that end where the text was cut short (`...`)."""
+    head, pieces, done = secret[:_TELLING], [], 0
+    at = text.find(head) if len(secret) > _TELLING else -1
+    while at >= 0:
+        end = at + len(head)
+        while text[end : end + 1] == secret[end - at : end - at + 1] != "":
+            end += 1
+        if text.startswith("...", end):
+            pieces += [text[done:at], MASK]
+            done = end
+        at = text.find(head, end)
+    return "".join([*pieces, text[done:]])
 
 
 class Passerby:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import Forbidden, Unauthorized, Untrusted
 from tasks.network.vapix import _auth
-from tasks.network.vapix._auth import CameraLogin, Passerby, digest_header, parse_challenges
+from tasks.network.vapix._auth import CameraLogin, LoginSecrets, Passerby, digest_header, parse_challenges
 
 DIGEST = 'Digest realm="AXIS_B8A44F7C1D20", nonce="n1", algorithm=MD5, qop="auth"'
 BASIC = 'Basic realm="AXIS_B8A44F7C1D20"'
@@ -241,3 +241,12 @@ def test_challenges_made_to_take_long_are_read_at_once() -> None:
     began = time.process_time()
     parse_challenges(hostile * 24)  # about the 100 kB of headers that one answer may have
     assert time.process_time() - began < 2
+
+
+def test_secrets_are_masked_at_once_in_what_was_made_to_take_long() -> None:
+    secrets = LoginSecrets("root", "hunter2secret")
+    began = time.process_time()
+    for piece in ("cm9vdDp", "cm9vdDp...", "hunt...", "a...", "response=", "response=0"):
+        secrets.mask(piece * (100_000 // len(piece)))
+    assert time.process_time() - began < 2
+    assert secrets.mask("hunthunter2s...hunt... hunter2secret hunter") == "hunt***...***... *** hunter"
