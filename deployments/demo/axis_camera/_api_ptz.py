@@ -17,6 +17,7 @@ QUEUE_CGI = "/axis-cgi/com/ptzqueue.cgi"
 MOVE_TOPIC = "tns1:PTZController/tnsaxis:Move/Channel_1"
 PRESET_TOPIC = "tns1:PTZController/tnsaxis:PTZPresets/Channel_1"
 READY_TOPIC = "tns1:PTZController/tnsaxis:PTZReady"
+HOME_PARAMETER = "PTZ.Preset.P0.HomePosition"
 SPEEDS = {"pan": 180.0, "tilt": 120.0, "zoom": 9000.0, "focus": 6000.0, "iris": 6000.0}
 """Degrees or steps a second at full speed."""
 AUXILIARIES = ("Wiper", "Washer")
@@ -71,6 +72,7 @@ def prepare(device: Device) -> None:
     if device.has("ptz"):
         device.emit(MOVE_TOPIC, {"PTZConfigurationToken": "0"}, {"is_moving": "0"})
         device.emit(READY_TOPIC, {"channel": "1"}, {"ready": "1"})
+        device.params.set(HOME_PARAMETER, 1)
         device.on_reboot(lambda: head_of(device).stop())
 
 
@@ -371,6 +373,7 @@ def _configure(device: Device, arguments: dict[str, str]) -> None:
         raise Wrong("no command")
     if arguments.get("home") == "yes":
         head.home = number
+        device.params.set(HOME_PARAMETER, number)
 
 
 def _existing(value: str, head: Head | None) -> int:

@@ -240,10 +240,15 @@ async def read_place(head: Head, number: int) -> dict[str, float]:
 
 
 async def read_home(head: Head) -> int | None:
-    """The number of the preset that is home; None when the camera does not say."""
-    name = f"PTZ.Preset.P{head.view - 1}.HomePosition"
-    said = (await head.camera.parameters(name)).get(name, "")
-    return int(said) if re.fullmatch(r"[0-9]{1,5}", said) else None
+    """The number of the preset that is home; None when the camera does not say, or has none."""
+    name = home_parameter(head.view)
+    said = (await head.camera.parameters(name)).get(name, "").strip()
+    return int(said) if re.fullmatch(r"[1-9][0-9]{0,4}", said) else None
+
+
+def home_parameter(view: int) -> str:
+    """The parameter that says which preset is home; its groups are counted from zero."""
+    return f"PTZ.Preset.P{view - 1}.HomePosition"
 
 
 async def read_speed(head: Head) -> int | None:

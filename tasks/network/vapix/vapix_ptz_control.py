@@ -33,6 +33,7 @@ from tasks.network.vapix._ptz_reading import (
     Means,
     Position,
     find_preset,
+    home_parameter,
     queue,
     read_auxiliaries,
     read_driver,
@@ -329,6 +330,8 @@ class PtzCamera(CameraEntry):
     zoom_steps: list[PtzZoomStep] = Field(default_factory=list, description="Magnifications it lists.")
     auxiliaries: list[str] = Field(default_factory=list, description="Its auxiliary functions.")
     presets: list[PtzPreset] = Field(default_factory=list, description="Its presets.")
+    home: int | None = Field(None, description="Number of the preset that is the home position, where that was set.")
+    home_before: int | None = Field(None, description="That number before the change.")
     queue: PtzQueue | None = Field(None, description="The queue for control; None where there is none.")
     note: str | None = Field(None, description="What is different from what was asked, and why.")
 
@@ -717,12 +720,25 @@ async def _preset_set(head: Head, params: VapixPtzControl) -> Fields:
     if any(preset.name.casefold() == name.casefold() for preset in before):
         raise Conflict(f"The camera has a preset {name!r} already.", hint="Remove it first, or take another name.")
     position = await read_position(head)
+    home_before = await read_home(head) if params.home else None
     query = {"setserverpresetname": name, **({"home": "yes"} if params.home else {})}
     await head.say(PTZ_CONFIG, query, write=True)
     new = [preset for preset in await read_presets(head) if preset.name == name]
     if not new:
         raise Rejected(f"The camera took the preset {name!r} but does not list it.", hint="See: action presets")
-    return {"position": position, "presets": _listed(new)}
+    fields: Fields = {"position": position, "presets": _listed(new)}
+    if not params.home:
+        return fields
+    home, number = await read_home(head), new[0].number
+    if home is None:
+        unsaid = f"whether it is home now the camera does not say ({home_parameter(head.view)}): action home shows it"
+        return {**fields, "note": unsaid}
+    if home != number:
+        raise Rejected(
+            f"The camera stored {name!r} as preset {number}, but home is still preset {home}.",
+            hint="Make it home in the camera's own pages.",
+        )
+    return {**fields, "home": home, "home_before": home_before}
 
 
 async def _preset_remove(head: Head, params: VapixPtzControl) -> Fields:

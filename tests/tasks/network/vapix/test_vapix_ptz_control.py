@@ -477,7 +477,6 @@ async def test_a_stop_gets_in_while_another_run_watches_and_that_run_says_so(
     use: Use, camera: Camera, move: dict[str, Any], goal: str
 ) -> None:
     head = head_of(camera.device)
-    camera.device.params.set("PTZ.Preset.P0.HomePosition", 1)
     await use("absolute", pan=-160)
     await use("speed", speed=1)
     watched = asyncio.ensure_future(use(**move, settle=40))
@@ -545,8 +544,32 @@ async def test_a_preset_is_stored_and_removed_by_an_administrator(use: Use, came
     stored = await use("preset_set", preset="Dock 4", home=True)
     assert stored.presets[0].name == "Dock 4" and stored.position is not None and stored.position.pan == 33
     assert head_of(camera.device).home == stored.presets[0].number == 4
+    assert stored.home == 4
     removed = await use("preset_remove", preset="Dock 4", confirm=f"{camera.address} Dock 4")
     assert "Dock 4" not in [one.name for one in removed.presets] and len(removed.presets) == 3
+
+
+async def test_the_home_position_is_read_before_and_after(use: Use, camera: Camera) -> None:
+    made = await use("preset_set", preset="Dock", home=True)
+    assert (made.home_before, made.home, made.note) == (1, 4, None)
+    assert (await use("preset_set", preset="Yard")).home is None
+    # What follows answers the question after the change; the ones before it are answered as they should be.
+    unchanged = Response.text("root.PTZ.Preset.P0.HomePosition=4\n")
+    camera.device.faults.add("/axis-cgi/param.cgi", Fault("answer", skip=2, response=unchanged))
+    with pytest.raises(Rejected, match="stored 'Roof' as preset 6, but home is still preset 4"):
+        await use("preset_set", preset="Roof", home=True)
+
+
+async def test_where_a_camera_does_not_say_which_preset_is_home_that_is_said(use: Use, camera: Camera) -> None:
+    camera.device.params.set("PTZ.Preset.P0.HomePosition", "")
+    camera.device.faults.add(
+        "/axis-cgi/param.cgi",
+        Fault("answer", skip=3, response=Response.text("# Error: Error -1 getting param in group 'PTZ.Preset.P0'\n")),
+    )
+    stored = await use("preset_set", preset="Dock 4", home=True)
+    assert stored.home is None and stored.note == (
+        "whether it is home now the camera does not say (PTZ.Preset.P0.HomePosition): action home shows it"
+    )
 
 
 async def test_removing_takes_the_destroy_level_and_the_presets_name_as_approval(
