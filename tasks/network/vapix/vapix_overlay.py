@@ -193,15 +193,15 @@ class OverlayResult(CamerasResult):
             return f"{camera.target}: {room}"
         if camera.slot is not None:
             return f"{camera.target}: slot holds {camera.slot[:80]!r}"
+        noted = f"; {camera.detail}" if camera.detail else ""
         before, after = camera.before, camera.after
         shown = after or before
         if shown is None:
-            return f"{camera.target}: {count(len(camera.overlays), 'overlay')}"
+            return f"{camera.target}: {count(len(camera.overlays), 'overlay')}{noted}"
         what = (
             "added" if before is None else "removed" if after is None else "unchanged" if before == after else "changed"
         )
-        said = f"{camera.target}: {shown.kind} overlay {shown.identity} {what}: {shown.content()[:80]!r}"
-        return f"{said}; {camera.detail}" if camera.detail else said
+        return f"{camera.target}: {shown.kind} overlay {shown.identity} {what}: {shown.content()[:80]!r}{noted}"
 
 
 @tool(

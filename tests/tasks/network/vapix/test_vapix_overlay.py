@@ -297,7 +297,8 @@ async def test_a_camera_that_lists_dynamic_overlays_and_has_them_not_is_asked_fo
     made = only(await ask(mid, action="add_text", text="Yard", position="top"))
     assert made.api == "param.cgi" and made.after is not None and made.after.text == "Yard"
     assert made.detail is not None and "dynamicoverlay.cgi" in made.detail
-    assert [one.text for one in only(await ask(mid)).overlays] == ["Yard"]
+    listed = await ask(mid)
+    assert [one.text for one in only(listed).overlays] == ["Yard"] and "dynamicoverlay.cgi" in listed.headline()
     found = only(await ask(mid, action="capabilities"))
     assert found.api == "param.cgi" and found.capabilities is not None and found.capabilities.slots_per_text == 1
     gone = only(await ask(mid, action="remove", expect="Yard"))
