@@ -1,16 +1,16 @@
 """Secrets in captured payload: where they stand, and payload shown without them.
 
 What a capture holds of passwords, cookies and keys belongs to the people on the wire. Every tool that shows payload masks it here, before
-it cuts the payload into lines or excerpts: half a header is no longer recognised. Known are credentials of HTTP (headers, forms, JSON,
-XML, cookies, URLs), FTP, POP3, IMAP, SMTP, NNTP, IRC, Redis, LDAP (simple bind), SNMP (community), MQTT and PostgreSQL, private keys and
-JSON web tokens. What a protocol of one's own calls a secret cannot be known: masking makes accidents rare, it does not make a capture
-public.
+it cuts the payload into lines or excerpts: half a header is no longer recognised. Known are credentials of HTTP (headers, forms, JSON, XML,
+cookies, URLs), FTP, POP3, IMAP, SMTP, NNTP, IRC, Redis, LDAP (simple bind), SNMP (community), MQTT and PostgreSQL, all that is typed into
+Telnet, private keys and JSON web tokens. What a protocol of one's own calls a secret cannot be known: masking makes accidents rare, it does
+not make a capture public.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tasks.core.redact import MASK
 
@@ -113,14 +113,14 @@ _PATTERNS: tuple[re.Pattern[bytes], ...] = tuple(
             + rb"[\w.]{1,40}[ \t]+LOGIN[ \t]+(?:\"(?:[^\"\\\r\n]|\\.){0,300}\"|[^\s\"]{1,300})[ \t]+([^\r\n]+)",
             0,
         ),
-        # Redis: AUTH [user] password, in a line and as RESP
+        # Redis: AUTH [user] password, in a line and as RESP; CONFIG SET requirepass password
         (
             rb"(?m)^"
             + _SIDE
             + rb"(?:AUTH|auth)[ \t]+(?!(?:TLS|SSL|PLAIN|LOGIN|NTLM|CRAM|DIGEST|GSSAPI|SCRAM|XOAUTH|OAUTH)[\s-])([^\r\n]+)",
             0,
         ),
-        (rb"(?i)\$4\r\nAUTH\r\n((?:\$\d{1,5}\r\n[^\r\n]{1,4096}(?:\r\n)?){1,2})", 0),
+        (rb"(?i)\$\d{1,2}\r\n(?:AUTH|requirepass|masterauth)\r\n((?:\$\d{1,5}\r\n[^\r\n]{1,4096}(?:\r\n)?){1,2})", 0),
     )
 )
 
@@ -131,18 +131,25 @@ _SASL = re.compile(
 _BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}={0,2}\r?(?:\n|\Z)")
 _SERVER_PROMPT = re.compile(rb"(?:334|\+)(?:[ \t][^\r\n]*)?\r?\n")
 _SASL_PORTS = frozenset({25, 110, 143, 465, 587, 993, 995, 2525})
+TYPED_PORTS = frozenset({23, 512, 513})
+"""Where people log in and what they type travels as it is: Telnet, rexec, rlogin."""
+_TYPED = re.compile(
+    # Negotiations and commands of RFC 854, ends of lines; the rest: 255 twice, or once at a packet's end, is a byte like others.
+    rb"\xff[\xfb-\xfe].?|\xff[\xf0-\xfa]|[\r\n\x00]+|((?:[^\xff\r\n\x00]|\xff(?![\xf0-\xfe])\xff?)+)",
+    re.DOTALL,
+)
 _SASL_LINES = 8
 """Lines looked at after an AUTH: the longest mechanisms have four exchanges."""
 
 
-def secrets(data: bytes, ports: Collection[int] = ()) -> list[Span]:
+def secrets(data: bytes, ports: Sequence[int] = ()) -> list[Span]:
     """Say where secrets stand in a payload, as sorted spans that do not touch.
 
     Give all that one side said where it is at hand (a stream): what follows `AUTH LOGIN` stands in lines, and packets, of its own.
 
     Args:
         data: A payload, or one direction of a conversation.
-        ports: The ports it travelled between, where known: some protocols are recognised by them.
+        ports: The ports it came from and went to, where known: some protocols are recognised by them.
     """
     found = [match.span(1) for pattern in _PATTERNS for match in pattern.finditer(data)]
     found += _sasl(data, ports)
@@ -151,7 +158,7 @@ def secrets(data: bytes, ports: Collection[int] = ()) -> list[Span]:
     return _merged(found)
 
 
-def mask(data: bytes, ports: Collection[int] = ()) -> bytes:
+def mask(data: bytes, ports: Sequence[int] = ()) -> bytes:
     r"""Return a payload with every secret replaced by `***`, whatever its length.
 
     >>> mask(b"USER bob\r\nPASS hunter2\r\n")
@@ -167,7 +174,7 @@ def mask_text(text: str) -> str:
     return b"".join(_without(data, 0, spans)).decode("utf-8", "replace") if spans else text
 
 
-def mask_pieces(pieces: Iterable[bytes], ports: Collection[int] = ()) -> list[bytes]:
+def mask_pieces(pieces: Iterable[bytes], ports: Sequence[int] = ()) -> list[bytes]:
     """Mask pieces of one stream: a secret that is spread over several is masked in each."""
     parts = list(pieces)
     spans = secrets(b"".join(parts), ports)
@@ -227,7 +234,7 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
 # --- what has no pattern ---------------------------------------------------------------------------------------------
 
 
-def _sasl(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+def _sasl(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
     """SMTP, IMAP and POP3: the initial response after AUTH, and the lines of base64 that follow it."""
     for match in _SASL.finditer(data):
         if match[1]:
@@ -253,7 +260,7 @@ _INPUT_IS_SECRET = re.compile(
 )
 
 
-def _html(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+def _html(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
     """HTML: the value of an input that is a password, or is called like one. Its attributes come in any order."""
     for match in _INPUT.finditer(data):
         if _INPUT_IS_SECRET.search(match[0]) and (value := _INPUT_VALUE.search(match[0])):
@@ -274,7 +281,7 @@ def _ber_length(data: bytes, at: int) -> tuple[int, int] | None:
     return int.from_bytes(data[at + 1 : at + 1 + count], "big"), at + 1 + count
 
 
-def _snmp(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+def _snmp(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
     """SNMPv1 and v2c: SEQUENCE, INTEGER version 0 or 1, OCTET STRING community, a PDU (RFC 1157, RFC 3416)."""
     if data[:1] != b"\x30" or (outer := _ber_length(data, 1)) is None:
         return
@@ -285,7 +292,7 @@ def _snmp(data: bytes, ports: Collection[int]) -> Iterator[Span]:
             yield inner[1], inner[1] + inner[0]
 
 
-def _ldap(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+def _ldap(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
     """LDAP: a simple bind, [APPLICATION 0] with version, name and [0] password (RFC 4511, 4.2)."""
     for match in re.finditer(rb"\x60[\x00-\x7f\x81-\x84].{0,4}?\x02\x01[\x02\x03]\x04", data, re.DOTALL):
         name = _ber_length(data, match.end())
@@ -296,7 +303,7 @@ def _ldap(data: bytes, ports: Collection[int]) -> Iterator[Span]:
             yield password[1], min(len(data), password[1] + password[0])
 
 
-def _mqtt(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+def _mqtt(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
     """MQTT: the password of a CONNECT (MQTT 3.1.1, 3.1; MQTT 5 has a length and properties before the payload)."""
     if data[:1] != b"\x10":
         return
@@ -313,14 +320,27 @@ def _mqtt(data: bytes, ports: Collection[int]) -> Iterator[Span]:
     yield min(at + 2, len(data)), min(at + 2 + length, len(data))
 
 
-def _postgresql(data: bytes, ports: Collection[int]) -> Iterator[Span]:
+def _postgresql(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
     """PostgreSQL: PasswordMessage, `p`, length, text (protocol 3.0). The letter alone says too little, so by its port."""
     if 5432 in ports and data[:1] == b"p" and len(data) > 5 and int.from_bytes(data[1:5], "big") == len(data) - 1:
         yield 5, len(data)
+
+
+def _telnet(data: bytes, ports: Sequence[int]) -> Iterator[Span]:
+    """Telnet: all that is typed. It comes a key at a time, far from what asked for it; whatever is no password the server says again."""
+    if len(ports) == 2 and ports[1] in TYPED_PORTS:
+        yield from (match.span(1) for match in _TYPED.finditer(data) if match[1])
 
 
 def _byte(data: bytes, at: int, otherwise: int) -> int:
     return data[at] if 0 <= at < len(data) else otherwise
 
 
-_OTHERS: tuple[Callable[[bytes, Collection[int]], Iterator[Span]], ...] = (_html, _snmp, _ldap, _mqtt, _postgresql)
+_OTHERS: tuple[Callable[[bytes, Sequence[int]], Iterator[Span]], ...] = (
+    _html,
+    _snmp,
+    _ldap,
+    _mqtt,
+    _postgresql,
+    _telnet,
+)

@@ -49,7 +49,7 @@ def decode(pdml: bytes, layers: Sequence[str], result_bytes: int, reveal: bool) 
             "at": iso_time(str(packet.sniff_timestamp)),
             "length": int(str(packet.length)),
             "layers": [
-                {"name": layer.layer_name, "fields": _fields(layer, reveal=reveal)}
+                {"name": layer.layer_name, "fields": _fields(layer, packet.layers, reveal=reveal)}
                 for layer in packet.layers
                 if not wanted or layer.layer_name.lower() in wanted
             ],
@@ -61,16 +61,15 @@ def decode(pdml: bytes, layers: Sequence[str], result_bytes: int, reveal: bool) 
     return packets
 
 
-def _fields(layer: Any, *, reveal: bool) -> dict[str, str | list[str]]:
-    """The fields of a layer by the names pyshark gives them, with what Wireshark shows for each."""
+def _fields(layer: Any, layers: Sequence[Any], *, reveal: bool) -> dict[str, str | list[str]]:
+    """The fields of a layer by the names pyshark gives them, with what Wireshark shows for each; `layers` are all of its packet."""
     fields: dict[str, list[str]] = {}
     containers = layer._all_fields  # noqa: SLF001 - its public names have lost the dots that tell what a field is
     for full, container in containers.items():
         name = layer._sanitize_field_name(full) or WITHOUT_NAME  # noqa: SLF001
         guide = companion(full)
         hidden = not reveal and (
-            is_secret_field(full)
-            or (guide in containers and is_secret_by(str(one.show or "") for one in containers[guide].all_fields))
+            is_secret_field(full) or (guide is not None and is_secret_by(guide, _said(guide, layer, layers)))
         )
         values = fields.setdefault(name, [])
         for one in container.all_fields:
@@ -82,6 +81,13 @@ def _fields(layer: Any, *, reveal: bool) -> dict[str, str | list[str]]:
             else:
                 values.append(shortened(text if reveal else _masked(text)))
     return {name: values[0] if len(values) == 1 else values for name, values in fields.items() if values}
+
+
+def _said(guide: str, layer: Any, layers: Sequence[Any]) -> list[str]:
+    """What a field says that tells of others: in their layer, else wherever it is in the packet."""
+    holders = [layer] if guide in layer._all_fields else layers  # noqa: SLF001
+    found = [one._all_fields[guide] for one in holders if guide in one._all_fields]  # noqa: SLF001
+    return [str(field.show or "") for container in found for field in container.all_fields]
 
 
 def _text(field: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.core.errors import InvalidParameters
 from tasks.core.redact import MASK
-from tasks.network.capture._mask import is_secret_name, mask, mask_text
+from tasks.network.capture._mask import TYPED_PORTS, is_secret_name, mask, mask_text
 from tasks.network.capture._tshark_program import find_tshark, list_known
 
 LONGEST_VALUE = 400
@@ -34,9 +34,17 @@ _COMPANIONS = {
     "http2.header.value": "http2.header.name",
     "json.value.string": "json.key",
     "json.value.number": "json.key",
+    "resp.bulk_string": "resp.bulk_string.value",
+    "resp.bulk_string.value": "resp.bulk_string.value",
+    "tcp.payload": "tcp.dstport",
+    "tcp.segment_data": "tcp.dstport",
+    "data": "tcp.dstport",
+    "data.data": "tcp.dstport",
+    "data.text": "tcp.dstport",
 }
-"""Fields that hold a secret when another of the same packet says so: the command they are an argument of, or the name of a value."""
-_SECRET_COMMANDS = frozenset({"PASS", "ACCT", "APOP", "AUTH"})
+"""Fields that hold a secret when another of the same packet says so: the command they are an argument of, the name of a value, or the
+port where all that is typed may be one. A command of Redis is a list of values like its arguments."""
+_SECRET_COMMANDS = frozenset({"PASS", "ACCT", "APOP", "AUTH", "REQUIREPASS", "MASTERAUTH"})
 _MONTH_TIME = re.compile(r"([A-Z][a-z]{2}) +(\d+), (\d{4}) (\d\d:\d\d:\d\d)(\.\d+)? UTC")
 _EPOCH = re.compile(r"(\d{1,11})(\.\d{1,9})?")
 
@@ -121,13 +129,26 @@ def companion(field: str) -> str | None:
     return _COMPANIONS.get(field)
 
 
-def is_secret_by(companions: Iterable[str]) -> bool:
+def is_secret_by(guide: str, companions: Iterable[str]) -> bool:
     """Whether what the companion of a field says makes the field a secret.
 
-    >>> is_secret_by(["PASS"]), is_secret_by(["user", "password"]), is_secret_by(["RETR"])
-    (True, True, False)
+    >>> is_secret_by("json.key", ["user", "password"]), is_secret_by("ftp.request.command", ["RETR"])
+    (True, False)
+    >>> is_secret_by("resp.bulk_string.value", ["61:75:74:68"]), is_secret_by("tcp.dstport", ["23"])
+    (True, True)
     """
+    if guide == "tcp.dstport":
+        return any(said.isdecimal() and int(said) in TYPED_PORTS for said in companions)
+    if guide == "resp.bulk_string.value":
+        companions = [_from_hex(said) for said in companions]
     return any(said.upper() in _SECRET_COMMANDS or is_secret_name(said) for said in companions)
+
+
+def _from_hex(text: str) -> str:
+    try:
+        return bytes.fromhex(text.replace(":", "")).decode(errors="replace")
+    except ValueError:
+        return text
 
 
 def masked_hex(text: str) -> str:

@@ -95,9 +95,10 @@ class Rows:
         if found is None:
             return None
         values = found if isinstance(found, list) else [found]
-        said = layers.get(command.replace(".", "_"), []) if command is not None else []
-        if said and not self._reveal and is_secret_by(str(one) for one in (said if isinstance(said, list) else [said])):
-            return MASK
+        if command is not None and not self._reveal:
+            said = layers.get(command.replace(".", "_")) or []
+            if is_secret_by(command, [str(one) for one in (said if isinstance(said, list) else [said])]):
+                return MASK
         typed = [info.value(value, reveal=self._reveal) for value in values]
         return typed[0] if len(typed) == 1 else typed
 

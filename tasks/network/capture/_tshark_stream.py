@@ -95,7 +95,7 @@ def _masked(stream: Stream, wanted: int, reveal: bool) -> list[bytes]:
             if piece.from_first == up:
                 data.append(piece.data[: AHEAD_BYTES - ahead])
                 ahead += len(piece.data)
-        sides[up] = iter(mask_pieces(data, stream.ports))
+        sides[up] = iter(mask_pieces(data, stream.ports if up else stream.ports[::-1]))
     return [next(sides[piece.from_first]) for piece in first]
 
 

@@ -64,6 +64,7 @@ ENCODED = base64.b64encode(b"\0bob\0" + SECRET)
         b"AUTHINFO PASS %s\r\n",
         b"AUTH %s\r\n",
         b"*2\r\n$4\r\nAUTH\r\n$13\r\n%s\r\n",
+        b"*4\r\n$6\r\nCONFIG\r\n$3\r\nSET\r\n$11\r\nrequirepass\r\n$13\r\n%s\r\n",
         b"p\x00\x00\x00\x12%s\x00",
         b"\x10\x1f\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01c\x00\x03bob\x00\x0d%s",
         b"\x10\x20\x00\x04MQTT\x05\xc2\x00\x3c\x00\x00\x01c\x00\x03bob\x00\x0d%s",
@@ -84,6 +85,17 @@ def test_a_secret_is_masked_and_what_stands_around_it_is_not(payload: bytes) -> 
 def test_a_line_of_base64_between_mail_servers_is_an_answer_to_auth() -> None:
     assert mask(ENCODED + b"\r\n", ports=(40000, 587)) == b"***\r\n"
     assert mask(ENCODED + b"\r\n", ports=(40000, 9)) == ENCODED + b"\r\n"
+
+
+def test_what_is_typed_into_telnet_is_masked_and_what_the_ends_agree_on_is_not() -> None:
+    agreed = b"\xff\xfd\x18\xff\xfb\x1f"
+    typed = agreed + b"bob\r\n" + SECRET + b"\xff\xff!\r\0\xff\xf4"
+    assert mask(typed, (50000, 23)) == agreed + b"***\r\n***\r\0\xff\xf4"
+    assert mask(b"\xff\xfa\x27\0\3PW\1" + SECRET + b"\xff\xf0", (50000, 23)) == b"\xff\xfa***\0***\xff\xf0"
+    assert mask_pieces([b"h", b"u", b"\xff", b"\xff", b"\r"], (50000, 23)) == [b"***"] * 4 + [b"\r"]
+    # The server says again what it was told, apart from passwords: that is what a reader sees.
+    assert mask(b"$ show version\r\n", (23, 50000)) == b"$ show version\r\n"
+    assert mask(b"show version\r\n", (50000, 2323)) == b"show version\r\n"
 
 
 def test_what_is_no_secret_stays() -> None:

@@ -221,6 +221,8 @@ TALKS = {
     "ftp": (21, [(True, b"USER bob marker\r\nPASS hunter2\r\n")]),
     "pop": (110, [(True, b"USER marker\r\n"), (False, b"+OK\r\n"), (True, b"PASS hunter2\r\n")]),
     "imap": (143, [(True, b"a1 LOGIN marker hunter2\r\n")]),
+    "telnet line": (23, [(False, b"marker\r\nPassword: "), (True, b"hunter2\r\n")]),
+    "telnet": (23, [(False, b"marker\r\nPassword: "), *((True, b"%c" % one) for one in b"hunter2\r\n")]),
     "smtp": (25, [(True, b"EHLO marker\r\nAUTH PLAIN AGJvYgBodW50ZXIy\r\n")]),
 }  # fmt: skip
 

@@ -142,6 +142,29 @@ async def test_no_secret_is_shown_unless_it_is_asked_for(ask: Ask) -> None:
     assert Pyshark(interface="lo", filter="tcp").safety() is Safety.PROBE
 
 
+async def test_what_redis_and_telnet_are_told_is_not_shown(ask: Ask, store: CaptureStore) -> None:
+    path = store.new("spoken.pcap")
+    said = [
+        (6379, b"*2\r\n$4\r\nAUTH\r\n$7\r\nhunter2\r\n"),
+        (6380, b"*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nauth\r\n$3\r\nbob\r\n$7\r\nhunter2\r\n"),
+        (6381, b"*4\r\n$6\r\nCONFIG\r\n$3\r\nSET\r\n$11\r\nrequirepass\r\n$7\r\nhunter2\r\n"),
+        (6382, b"AUTH hunter2\r\n"),
+        (6383, b"*2\r\n$3\r\nGET\r\n$5\r\ncolor\r\n"),
+        (23, b"hunter2\r\n"),
+        (24, b"hunter2\r\n"),
+    ]
+    wrpcap(str(path), [segment(port, data) for port, data in said])
+    store.commit(path)
+    redis = [f"tcp.port=={port},resp" for port in range(6380, 6384)]
+    for more in ({"decode_as": redis}, {"decode_as": [*redis, "tcp.port==23,data"]}):
+        packets = (await ask(capture="spoken.pcap", result_bytes=1 << 20, **more)).packets
+        assert len(packets) == len(said)
+        for packet in packets[:-1]:
+            shown = packet.model_dump_json()
+            assert "hunter2" not in shown and b"hunter2".hex() not in shown and b"hunter2".hex(":") not in shown
+        assert "color" in packets[4].model_dump_json() and b"hunter2".hex(":") in packets[6].model_dump_json()
+
+
 @pytest.mark.parametrize(
     ("params", "said"),
     [

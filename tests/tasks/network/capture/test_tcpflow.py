@@ -237,6 +237,7 @@ async def test_the_index_shows_no_secret_and_no_control_character(reassemble: Re
     talks = [
         tcp_talk([(True, b"PASS hunter2\r\n")], client_port=1, server_port=21),
         tcp_talk([(True, b"GET /?token=hunter2 HTTP/1.1\r\n\r\n")], client_port=2),
+        tcp_talk([(False, b"Password: "), (True, b"hunter2\r\n")], client_port=4, server_port=23),
         tcp_talk([(True, b"\x1b[2J\x00hello\r\n")], client_port=3),
     ]
     result = await reassemble(merged(*talks))

@@ -72,6 +72,10 @@ def office() -> list[Packet]:
     login = [(False, b"220 hi\r\n"), (True, b"USER bob\r\n"), (True, b"PASS hunter2\r\n")]
     packets += conversation(40001, 21, login, START + 1)
     packets += conversation(40002, 9999, [(True, b"USER bob\r\nPASS hun"), (True, b"ter2\r\n")], START + 1.5)
+    telnet = [(False, b"$ bob\r\nPassword: "), (True, b"hun"), (True, b"ter2\r\n")]
+    packets += conversation(40003, 23, telnet, START + 1.7)
+    redis = [(True, b"*2\r\n$4\r\nAUTH\r\n$7\r\nhunter2\r\n*2\r\n$3\r\nGET\r\n$3\r\nbob\r\n")]
+    packets += conversation(40004, 6379, redis, START + 1.8)
     link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
     for i in range(3):
         name = f"h{i}.example"
@@ -274,7 +278,17 @@ async def test_ports_can_be_read_as_something_else(ask: Ask) -> None:
 
 # --- secrets ---------------------------------------------------------------------------------------------------------------
 
-SECRETS = ("YWRtaW46c2VjcmV0", "topsecret", "hunter2", "hun", "ter2", b"topsecret".hex(), HTTP.hex())
+SECRETS = (
+    "YWRtaW46c2VjcmV0",
+    "topsecret",
+    "hunter2",
+    "hun",
+    "ter2",
+    b"topsecret".hex(),
+    HTTP.hex(),
+    b"hun".hex(),
+    b"hunter2".hex(":"),
+)
 CREDENTIALS = ["_ws.col.Info", "http.authorization", "http.authbasic", "http.cookie", "http.cookie_pair", "http.request.line",
                "ftp.request.command", "ftp.request.arg", "tcp.payload"]  # fmt: skip
 
@@ -288,6 +302,11 @@ CREDENTIALS = ["_ws.col.Info", "http.authorization", "http.authbasic", "http.coo
         {"mode": "follow", "stream": 0},
         {"mode": "follow", "stream": 1},
         {"mode": "follow", "stream": 2},
+        {"mode": "follow", "stream": 3},
+        {"mode": "follow", "stream": 4},
+        {"fields": ["resp.bulk_string.value", "tcp.payload"], "display_filter": "resp"},
+        {"fields": ["tcp.payload", "telnet.data"], "display_filter": "telnet"},
+        {"fields": ["data.data"], "decode_as": ["tcp.port==23,data"]},
         {"mode": "follow", "stream": 0, "protocol": "http"},
     ],
 )
@@ -512,7 +531,7 @@ def test_a_line_that_is_too_long_is_left_out_and_counted_and_the_others_are_not(
 async def test_a_field_that_holds_a_whole_download_costs_its_row_alone(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modes, "Lines", lambda take: Lines(take, longest=200))
+    monkeypatch.setattr(modes, "Lines", lambda take: Lines(take, longest=250))
     result = await ask(fields=["frame.number", "tcp.payload"])
     assert 0 < result.total == len(result.rows)
     assert any("1 packets were left out" in note for note in result.notes)
