@@ -169,9 +169,12 @@ async def each_camera(
                     seen.device = seen.device or error.device
             except Exception as defect:  # noqa: BLE001
                 if isinstance(defect, TimeoutError) and limit.expired():
+                    # What was interrupted may have said how it left the camera.
+                    left = " ".join(getattr(defect.__cause__, "__notes__", ()))
                     late = ToolTimeout(
-                        f"{asked} was not done within {seconds:g} s.", hint="What it did until then holds."
+                        f"{asked} was not done within {seconds:g} s.", hint=left or "What it did until then holds."
                     )
+                    _scrub(late, secrets)
                     seen.outcome, seen.detail, errors[asked] = CameraOutcome.TIMED_OUT, str(late), late
                     return
                 # Ours, or an answer that nobody thought of: it must not cost the other cameras theirs.

@@ -247,7 +247,8 @@ async def vapix_network_settings(params: VapixNetworkSettings) -> NetworkSetting
     A change must be approved, and is refused where policy does not allow the new address, where somebody has that address, and where it
     makes no sense in its subnet. Afterwards the camera must answer at the new setting and be the same one (by its serial number) within
     `verify_seconds`; else the old setting is brought back, wherever the camera answers. What does not end with the new setting is an
-    error, which says "Rolled back" (the camera is where and as it was) or "Lost" (it answers nowhere), and what to do next.
+    error, which says "Rolled back" (the camera is where and as it was) or "Lost" (it answers nowhere), and what to do next. A change that
+    is cancelled, or whose time is up, is looked after for up to 90 s more: it is left where it came out, else rolled back.
 
     Raises:
         InvalidParameters: There is no such block; the new address makes no sense.

@@ -489,7 +489,7 @@ async def test_a_change_whose_time_is_up_is_rolled_back(
     monkeypatch.setattr(change, "INTERRUPTED_VERIFY_SECONDS", 2.0)
     state(mid).reaction = "stay"
     old, new = mid.address, free_address()
-    with caplog.at_level(logging.WARNING), pytest.raises(ToolTimeout):
+    with caplog.at_level(logging.WARNING), pytest.raises(ToolTimeout, match="Rolled back"):
         await ask(mid, action="set_ipv4", address=new, verify_seconds=60)
     assert mid.address == old and len(written(mid)) == 2 and "Rolled back" in last_word(caplog)
 
