@@ -186,12 +186,11 @@ def add(file: Path, /, *, name: str | None = None, site: str | None = None, json
         site: The site.
         json: Print one JSON document.
     """
-    from blocks._pcap import is_capture
+    from tasks.network.capture._stored import check_capture
 
     store = _store(site)
     try:
-        if not is_capture(file):
-            raise InvalidParameters(f"{file} is not a capture: it begins neither as pcap nor as pcapng files do.")
+        check_capture(file, str(file))
         wanted = name or f"added/{datetime.now(UTC):%Y-%m-%d}/{file.name}"
         path = store.new(wanted, expected_bytes=file.stat().st_size)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -119,6 +120,9 @@ def test_a_capture_of_ones_own_is_added_once_and_only_captures_are(
     mine.write_bytes(b"no capture")
     status, _, err = run("add", str(mine), "--name", "x")
     assert status == 2 and "is not a capture" in err
+    mine.write_bytes(gzip.compress(PCAP))
+    status, _, err = run("add", str(mine), "--name", "x")
+    assert status == 1 and "mine.pcap is compressed with gzip." in err and "Decompress it first." in err
     mine.write_bytes(PCAP + bytes(2 << 20))
     status, _, err = run("add", str(mine), "--name", "x")
     assert status == 1 and "capture prune" in err

@@ -15,8 +15,9 @@ from typing import BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.errors import InvalidParameters, Unsupported
+from tasks.core.errors import InvalidParameters
 from tasks.core.words import count
+from tasks.network.capture._stored import not_a_capture
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -86,26 +87,8 @@ class RecordReader:
             elif magic == b"\x0a\x0d\x0d\x0a":
                 self.kind = "pcapng"
                 yield from _PcapNg(self, file).pieces()
-            elif not magic:
-                raise InvalidParameters("The capture is an empty file.", hint="A capture without packets has a header.")
             else:
-                raise _not_a_capture(magic)
-
-
-def _not_a_capture(magic: bytes) -> Exception:
-    known = {
-        b"\x1f\x8b": "compressed with gzip",
-        b"\x28\xb5": "compressed with zstd",
-        b"\x04\x22": "compressed with LZ4",
-        b"\xfd7": "compressed with xz",
-    }
-    if magic[:2] in known:
-        return Unsupported(f"The capture is {known[magic[:2]]}.", hint="Decompress it first.")
-    if magic in {b"\x34\xcd\xb2\xa1", b"\xa1\xb2\xcd\x34"}:
-        return Unsupported("The capture has a modified pcap format.", hint="Convert it: editcap -F pcap IN OUT")
-    return InvalidParameters(
-        f"The file is not a capture: it begins with {magic.hex(' ')}.", hint="Captures are pcap or pcapng files."
-    )
+                raise not_a_capture(magic, "The file")
 
 
 def _read(file: BinaryIO, at: int, size: int) -> tuple[Bytes, memoryview, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from blocks._pcap import is_capture
-from tasks.core.errors import InvalidParameters, NotFound
 from tasks.core.models import FileRef, Safety, SiteParams
 from tasks.core.run import current_run
 from tasks.network.capture._filter import LONGEST_FILTER
 from tasks.network.capture._live import START_SECONDS, Recording, record
+from tasks.network.capture._stored import held
 
 DEFAULT_SECONDS, MOST_SECONDS = 60.0, 1800.0
 DEFAULT_PACKETS, MOST_PACKETS = 10_000, 1_000_000
@@ -142,6 +140,7 @@ async def opened(params: CaptureInput) -> AsyncIterator[Opened]:
 
     Raises:
         InvalidParameters: The name is no name, or the file is no capture; or what `record` says.
+        Unsupported: It is one of a kind that is not read; says what to do.
         NotFound: The store has no such file.
         ToolError: As `record` raises.
     """
@@ -159,21 +158,6 @@ async def opened(params: CaptureInput) -> AsyncIterator[Opened]:
     run = current_run()
     store = await run.store()
     name = recording.stored.name if recording is not None else str(params.capture)
-    with contextlib.ExitStack() as stack:
-        try:
-            path = stack.enter_context(store.reading(name))
-            if not is_capture(path):
-                raise InvalidParameters(
-                    f"{name} is not a capture: it begins neither as pcap nor as pcapng files do.",
-                    hint="Captures: signalbox capture list",
-                )
-            stored = recording.stored if recording is not None else await asyncio.to_thread(store.describe, name)
-        except ValueError as error:
-            if isinstance(error, InvalidParameters):
-                raise
-            raise InvalidParameters(f"{error}.", hint="Names: signalbox capture list") from None
-        except IsADirectoryError:
-            raise InvalidParameters(f"{name} is a folder of the store.", hint="Names: signalbox capture list") from None
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"There is no capture {name} in the store.", hint="See: signalbox capture list") from None
+    with held(store, name) as path:
+        stored = recording.stored if recording is not None else await asyncio.to_thread(store.describe, name)
         yield Opened(path=path, ref=run.file_ref(stored), recording=recording)

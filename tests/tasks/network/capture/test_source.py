@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
 from tasks.core import process
-from tasks.core.errors import InvalidParameters, NotFound
+from tasks.core.errors import InvalidParameters, NotFound, Unsupported
 from tasks.core.models import Safety
 from tasks.core.registry import find_tool
 from tasks.core.run import FixedWiring, ToolRun, running, wired
@@ -94,7 +95,9 @@ async def test_a_capture_of_the_store_is_not_pruned_while_it_is_open(store: Capt
         ("nosuch.pcap", NotFound, "no capture nosuch.pcap"),
         ("../etc/passwd", InvalidParameters, "not a name in the store"),
         ("report.xml", InvalidParameters, "is not a capture"),
-        ("empty", InvalidParameters, "is not a capture"),
+        ("empty", InvalidParameters, "empty is an empty file"),
+        ("x.pcap.gz", Unsupported, r"x\.pcap\.gz is compressed with gzip\. Decompress it first"),
+        ("kuznetzov.pcap", Unsupported, r"modified pcap format\. Convert it: editcap"),
         ("folder", InvalidParameters, "folder"),
         ("empty/x.pcap", NotFound, "no capture empty/x.pcap"),
         ("a" * 300, InvalidParameters, "too long: .* at most 200"),
@@ -106,6 +109,8 @@ async def test_what_cannot_be_opened_says_why(
 ) -> None:
     store.write("report.xml", b"<nmaprun/>")
     store.write("empty", b"")
+    store.write("x.pcap.gz", gzip.compress(PCAP))
+    store.write("kuznetzov.pcap", b"\x34\xcd\xb2\xa1" + PCAP[4:])
     store.write("folder/x.pcap", PCAP)
     (store.folder / "loop").symlink_to("loop")
     with run_of(store), pytest.raises(error, match=says):
