@@ -14,7 +14,7 @@ from flows._text import count, escape, markdown_table
 from tasks.network.analyze._report import AnalyzerResult, Finding, Severity
 from tasks.network.capture.dpkt import CaptureSummary
 
-Outcome = Literal["Completed", "Partial", "Failed"]
+Outcome = Literal["Completed", "NoPackets", "Partial", "Failed"]
 MOST_LINES = 20
 """Findings a message spells out; the run page has all of them."""
 MOST_BARS = 120
@@ -81,6 +81,7 @@ class Report:
         failed: Analyzer to why it said nothing.
         traffic: For the plot; None when the capture could not be summed up.
         recorded: How it was captured, in words; empty for one that was there.
+        captured: Packets that were captured; None for one that was there.
         url: Address of the run page.
         download: Address that hands out the capture; None where nothing does.
     """
@@ -91,15 +92,32 @@ class Report:
     failed: Mapping[str, str]
     traffic: Traffic | None = None
     recorded: str = ""
+    captured: int | None = None
     url: str | None = None
     download: str | None = None
 
     @property
     def outcome(self) -> Outcome:
         """The final state's name."""
-        if not self.failed:
-            return "Completed"
-        return "Partial" if self.results else "Failed"
+        if self.failed:
+            return "Partial" if self.results else "Failed"
+        return "Completed" if self.packets else "NoPackets"
+
+    @property
+    def packets(self) -> int:
+        """How many packets were looked at; with nothing but failures none."""
+        # The summary may be missing, and an analyzer's count is the same.
+        counted = [self.traffic.packets] if self.traffic is not None else []
+        return max([*counted, *(result.coverage.packets for result in self.results.values())], default=0)
+
+    @property
+    def to_look_at(self) -> str:
+        """What may be the reason why there are no packets; empty when that is not what came of it."""
+        if self.outcome != "NoPackets":
+            return ""
+        if self.captured == 0:
+            return "Is it the right interface, does its link or its mirror port send, and is the filter what was meant?"
+        return "Is it the right capture, and are host and port what was meant?"
 
     @property
     def findings(self) -> list[tuple[str, Finding]]:
@@ -117,11 +135,15 @@ def title(report: Report) -> str:
     """Say it in one line."""
     if not report.results:
         return f"{report.capture} could not be analyzed"
+    if not report.packets:
+        return "nothing was captured" if report.captured == 0 else "no packets to analyze"
     packets = f"{count(report.traffic.packets, 'packet')}, " if report.traffic is not None else ""
     # The gravest come first, so do their counts.
-    by_severity = Counter(str(finding.severity) for _, finding in report.findings)
-    said = ", ".join(f"{number} {severity}" for severity, number in by_severity.items())
-    return f"{packets}{said + ' findings' if said else 'nothing to report'}"
+    if not report.findings:
+        return f"{packets}nothing to report"
+    *others, (severity, number) = Counter(str(finding.severity) for _, finding in report.findings).items()
+    said = [*(f"{many:,} {grave}" for grave, many in others), count(number, f"{severity} finding")]
+    return f"{packets}{', '.join(said)}"
 
 
 def finding_rows(report: Report) -> list[dict[str, str]]:
@@ -144,6 +166,7 @@ def finding_rows(report: Report) -> list[dict[str, str]]:
 def markdown(report: Report) -> str:
     """The summary on the run page: what is wrong first, then what was seen."""
     lines = [f"## {escape(title(report))}", ""]
+    lines += [report.to_look_at, ""] if report.to_look_at else []
     lines += [f"**{escape(name)}_analyzer failed**: {escape(why)}\n" for name, why in report.failed.items()]
     lines += [f"Capture `{report.capture}`{': ' + escape(report.recorded) if report.recorded else ''}.", ""]
     link = f"[Download the capture]({report.download}), or get it" if report.download else "Get it"
@@ -179,6 +202,7 @@ def text(report: Report, least: Severity) -> str:
         lines += [f"{str(finding.severity).upper()} {name}: {finding.what}{times}", f"    {finding.action}"]
     if len(loud) > MOST_LINES:
         lines.append(f"... and {len(loud) - MOST_LINES} more.")
+    lines += [report.to_look_at] if report.to_look_at else []
     lines += [f"{name}_analyzer failed: {why}" for name, why in report.failed.items()]
     lines += ["", f"Capture {report.capture} of site {report.site}."]
     if report.url:
@@ -199,6 +223,7 @@ def html(report: Report, least: Severity) -> str:
     failed = "".join(
         f"<p>{html_escape(name)}_analyzer failed: {html_escape(why)}</p>" for name, why in report.failed.items()
     )
+    failed += f"<p>{html_escape(report.to_look_at)}</p>" if report.to_look_at else ""
     link = f'<p><a href="{html_escape(report.url)}">The whole report</a></p>' if report.url else ""
     return (
         f'<div style="font-family:system-ui,sans-serif"><h2>{html_escape(title(report))}</h2>{failed}<table>{rows}</table>'
@@ -209,7 +234,7 @@ def html(report: Report, least: Severity) -> str:
 def plot(traffic: Traffic) -> str:
     """Draw packets a second over time, and how many packets each protocol has, as an SVG document."""
     parts = [
-        f'<text x="20" y="28" class="head">{traffic.packets:,} packets, {_size(traffic.bytes)}, {_span(traffic.seconds)}</text>'
+        f'<text x="20" y="28" class="head">{count(traffic.packets, "packet")}, {_size(traffic.bytes)}, {_span(traffic.seconds)}</text>'
     ]
     bars, seconds = _bars(traffic)
     top, bottom = 48, 48 + HEIGHT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
@@ -22,11 +22,15 @@ from flows._text import count
 from tasks.core.errors import InvalidParameters, ToolError
 from tasks.core.log import run_logger
 from tasks.core.models import ToolParams
-from tasks.core.registry import find_tool
+from tasks.core.registry import ToolSpec, find_tool
 from tasks.core.run import wiring
 from tasks.core.tool import validate
 from tasks.network.analyze._report import AnalyzerResult, Severity
+from tasks.network.capture._stored import held
 from tasks.network.capture.tcpdump import TcpdumpResult
+
+if TYPE_CHECKING:
+    from blocks.captures import CaptureStore
 
 Analyzer = Literal["dns", "http", "tls", "tcp", "udp", "ssh", "ftp", "smtp"]
 ANALYZERS: tuple[Analyzer, ...] = ("dns", "http", "tls", "tcp", "udp", "ssh", "ftp", "smtp")
@@ -40,7 +44,7 @@ class CaptureAnalysis(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    outcome: str = Field(description="Completed, Partial or Failed.")
+    outcome: str = Field(description="Completed, NoPackets, Partial or Failed.")
     title: str = Field(description="One line.")
     capture: str = Field(description="Name of the capture in the store.")
     headlines: dict[str, str] = Field(description="Analyzer to what it saw.")
@@ -89,10 +93,13 @@ async def capture_and_analyze(
         analyzers: Which analyzers read it; none: all.
         site: The site, whose worker listens.
         notify: Blocks that get the findings, such as slack/ops or mail/noc.
-        notify_at: Tell people from this severity on: info, low, medium, high or critical.
+        notify_at: Tell people from this severity on: info, low, medium, high or critical. That there were no packets, or that an analyzer
+            failed, they are told in any case.
 
     Raises:
-        InvalidParameters: A parameter is wrong; says which and what is right. Nothing was recorded.
+        InvalidParameters: A parameter is wrong, or the capture is none; says what is right. Nothing was recorded.
+        NotFound: The store has no such capture.
+        Unsupported: The capture is of a kind that is not read; says what to do.
         Refused: Policy forbids it; says the rule.
     """
     if (skipped := skipped_late()) is not None:
@@ -110,8 +117,9 @@ async def capture_and_analyze(
     channels = list(notify or [])
     await _notify.check_blocks(channels)
     run_id, url = run_identity()
+    store = await wiring().store(site)
 
-    recorded = ""
+    recording: _Ran | None = None
     if interface:
         asked = {
             "filter": filter,
@@ -120,34 +128,59 @@ async def capture_and_analyze(
             "size_bytes": size_bytes,
             "snap_length": snap_length,
         }
-        result = await _run("tcpdump", {"interface": interface, "site": site, **asked, **narrowed})
-        assert isinstance(result, TcpdumpResult)
-        capture, recorded = result.files[-1].name, result.headline()
+        recording = await _perform("tcpdump", {"interface": interface, "site": site, **asked, **narrowed})
+        capture = recording.result.files[-1].name
     elif filter:
         raise InvalidParameters(
             "filter says what to record; it does not narrow a capture of the store. Use host and port."
         )
 
-    report = await _analyze(capture, chosen, {"site": site, **narrowed}, recorded, url, site)
-    await _publish(report)
-    deliveries = await _tell(report, channels, notify_at, run_id)
-    await _retain(site)
+    # Tools hold it only while they read. What was just recorded is too young to be pruned until here.
+    with held(store, capture):
+        if recording is not None:
+            await _show(recording)
+        recorded: TcpdumpResult | None = recording.result if recording is not None else None
+        report = await _analyze(capture, chosen, {"site": site, **narrowed}, recorded, url, site)
+        await _publish(report)
+        deliveries = await _tell(report, channels, notify_at, run_id)
+    await _retain(store)
     return _final_state(report, deliveries, run_id)
 
 
-async def _run(tool: str, params: Mapping[str, Any]) -> Any:
-    """Run a tool as a task of this run and put its result on the page."""
+class _Ran(NamedTuple):
+    """A tool that ran as a task of this run."""
+
+    spec: ToolSpec
+    params: ToolParams
+    result: Any
+
+
+async def _perform(tool: str, params: Mapping[str, Any]) -> _Ran:
     spec = find_tool(tool)
-    checked: ToolParams = validate(spec, params)
-    result = await spec.task(checked)
+    checked = validate(spec, params)
+    return _Ran(spec, checked, await spec.task(checked))
+
+
+async def _show(ran: _Ran) -> None:
+    """Put what a tool gave on the run's page."""
     # An analyzer whose protocol is not in the capture has nothing for a page; the summary says so in a line.
-    if not isinstance(result, AnalyzerResult) or result.coverage.analyzed:
-        await quietly(publish_result(spec, checked, result))
-    return result
+    if not isinstance(ran.result, AnalyzerResult) or ran.result.coverage.analyzed:
+        await quietly(publish_result(*ran))
+
+
+async def _run(tool: str, params: Mapping[str, Any]) -> Any:
+    ran = await _perform(tool, params)
+    await _show(ran)
+    return ran.result
 
 
 async def _analyze(
-    capture: str, chosen: Sequence[str], narrowed: Mapping[str, Any], recorded: str, url: str | None, site: str
+    capture: str,
+    chosen: Sequence[str],
+    narrowed: Mapping[str, Any],
+    recorded: TcpdumpResult | None,
+    url: str | None,
+    site: str,
 ) -> _traffic.Report:
     places = asyncio.Semaphore(AT_ONCE)
     params = {"capture": capture, **narrowed}
@@ -180,7 +213,8 @@ async def _analyze(
         results={name: results[name] for name in chosen if name in results},
         failed={name: failed[name] for name in chosen if name in failed},
         traffic=traffic,
-        recorded=recorded,
+        recorded=recorded.headline() if recorded is not None else "",
+        captured=recorded.captured if recorded is not None else None,
         url=url,
         download=download_url(site, capture),
     )
@@ -204,10 +238,10 @@ async def _publish(report: _traffic.Report) -> None:
 async def _tell(
     report: _traffic.Report, channels: Sequence[str], least: Severity, run_id: str
 ) -> list[_notify.Delivery]:
-    """Send one message through each block when a finding is grave enough, and what earlier runs could not deliver."""
+    """Send one message through each block when something is wrong, and what earlier runs could not deliver."""
     loud = report.worst is not None and report.worst.rank >= least.rank
     message = None
-    if loud or report.failed:
+    if loud or report.outcome != "Completed":
         message = _notify.Message(
             title=f"{report.capture}: {_traffic.title(report)}",
             text=_traffic.text(report, least),
@@ -226,12 +260,11 @@ async def _tell(
     return await _notify.tell(message, channels, site=report.site, run_id=run_id)
 
 
-async def _retain(site: str) -> None:
+async def _retain(store: CaptureStore) -> None:
     """Keep the store within its retention and its quota; what is too old may go now rather than within the hour."""
     try:
-        store = await wiring().store(site)
         removed = await asyncio.to_thread(store.prune)
-    except (ToolError, OSError) as error:
+    except OSError as error:
         run_logger().warning("The store was not pruned; the next prune does it: %s", error)
         return
     if removed:
@@ -252,6 +285,10 @@ def _final_state(report: _traffic.Report, deliveries: Sequence[_notify.Delivery]
     )
     if report.outcome == "Completed":
         return Completed(data=result, message=result.title)
+    if report.outcome == "NoPackets":
+        return Completed(
+            name="NoPackets", data=result, message=f"{report.capture}: {result.title}. {report.to_look_at}"
+        )
     warning = "; ".join(f"{name}_analyzer failed: {why}" for name, why in report.failed.items())
     if report.outcome == "Partial":
         return Completed(name="Partial", data=result, message=f"{warning} {result.title}")
