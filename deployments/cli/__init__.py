@@ -29,6 +29,7 @@ app = App(
     version=lambda: version("signalbox"),
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` says that it stopped, and which signal it was
 )
 for _name, _module in {
     "up": "stack:up",
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     with _ended_as_by_ctrl_c() as told:
         status = _main(argv)
-        return 128 + told[0] if told and status == _BY_CTRL_C else status
+        return 128 + told[0] if told and status == 128 + signal.SIGINT else status
 
 
 @contextmanager
@@ -92,7 +93,10 @@ def _ended_as_by_ctrl_c() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
 
 
-_BY_CTRL_C = 128 + signal.SIGINT
+def _stopped(number: int) -> int:
+    with suppress(OSError):  # a closed terminal cannot be told
+        complain("Stopped.", status=128 + number)
+    return 128 + number
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -121,9 +125,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except ToolError as error:
         return complain(error.message, error.hint, status=error.exit_status)
     except KeyboardInterrupt:
-        with suppress(OSError):  # a closed terminal cannot be told
-            complain("Stopped.", status=_BY_CTRL_C)
-        return _BY_CTRL_C
+        return _stopped(signal.SIGINT)
     except BrokenPipeError:  # `signalbox ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -133,6 +135,11 @@ def _main(argv: Sequence[str] | None) -> int:
         from deployments.cli._output import explain_unexpected
 
         return explain_unexpected(error)
+    except BaseException as error:
+        # In a flow Prefect takes SIGTERM itself, and this comes when everything was cancelled. Not imported for it: that takes a second.
+        if not isinstance(error, getattr(sys.modules.get("prefect.exceptions"), "TerminationSignal", ())):
+            raise
+        return _stopped(signal.SIGTERM)
     return result if isinstance(result, int) else 0
 
 

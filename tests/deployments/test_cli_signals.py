@@ -10,29 +10,40 @@ from collections.abc import Sequence
 import pytest
 
 COMMAND = """
-import asyncio, signal, sys
+import asyncio, contextlib, signal, sys
 from deployments import cli
 
 async def work():
-    print("running", flush=True)
-    try:
-        await asyncio.sleep(20)
-        print("done", flush=True)
-    finally:
-        await asyncio.sleep(0.5)
-        print("cleaned up", flush=True)
+    with guard():
+        try:
+            print("running", flush=True)
+            await asyncio.sleep(20)
+            print("done", flush=True)
+        finally:
+            await asyncio.sleep(0.5)
+            print("cleaned up", flush=True)
 
+guard = contextlib.nullcontext
+if "flow" in sys.argv:
+    sys.argv.remove("flow")
+    from prefect.utilities.engine import capture_sigterm as guard
 for name in sys.argv[1:]:
     signal.signal(signal.Signals[name], signal.SIG_IGN)
-cli.app = lambda *words, **options: asyncio.run(work())
-sys.exit(cli.main(["status"]))
+cli._WITHOUT_PREFECT.add("work")
+cli.app.command(lambda: asyncio.run(work()), name="work")
+sys.exit(cli.main(["work"]))
 """
 
 
-def told(*numbers: signal.Signals, ignoring: Sequence[str] = ()) -> tuple[int, str, str]:
-    """Exit status and output of a command that got these signals, one after the other."""
+def told(*numbers: signal.Signals, words: Sequence[str] = ()) -> tuple[int, str, str]:
+    """Exit status and output of a command that got these signals, one after the other.
+
+    Args:
+        numbers: The signals.
+        words: Names of signals that are ignored from the start; "flow" when it runs as one.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *ignoring], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdout is not None
@@ -46,9 +57,14 @@ def told(*numbers: signal.Signals, ignoring: Sequence[str] = ()) -> tuple[int, s
     return process.returncode, began + rest, complaint
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)])
-def test_a_closed_terminal_and_a_kill_end_a_command_as_ctrl_c_does(number: signal.Signals, status: int) -> None:
-    assert told(number) == (status, "running\ncleaned up\n", "signalbox: Stopped.\n")
+@pytest.mark.parametrize(
+    ("number", "words", "status"),
+    [(signal.SIGINT, [], 130), (signal.SIGHUP, [], 129), (signal.SIGTERM, [], 143), (signal.SIGTERM, ["flow"], 143)],
+)
+def test_a_closed_terminal_and_a_kill_end_a_command_as_ctrl_c_does(
+    number: signal.Signals, words: list[str], status: int
+) -> None:
+    assert told(number, words=words) == (status, "running\ncleaned up\n", "signalbox: Stopped.\n")
 
 
 def test_a_second_signal_does_not_disturb_the_clean_up() -> None:
@@ -56,8 +72,8 @@ def test_a_second_signal_does_not_disturb_the_clean_up() -> None:
 
 
 def test_a_command_in_the_background_that_ignores_ctrl_c_can_be_ended() -> None:
-    assert told(signal.SIGTERM, ignoring=["SIGINT"])[:2] == (143, "running\ncleaned up\n")
+    assert told(signal.SIGTERM, words=["SIGINT"])[:2] == (143, "running\ncleaned up\n")
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
-    assert told(signal.SIGHUP, signal.SIGTERM, ignoring=["SIGHUP"])[:2] == (143, "running\ncleaned up\n")
+    assert told(signal.SIGHUP, signal.SIGTERM, words=["SIGHUP"])[:2] == (143, "running\ncleaned up\n")
