@@ -405,9 +405,10 @@ async def vapix_ptz_control(params: VapixPtzControl) -> VapixPtzControlResult:
 
     What a camera can do is asked first: a place beyond its limits, a function its driver does not have, a head that is locked or
     switched off are refused before anything is sent. A move is watched until the camera rests; the result has where it was, where it
-    should go and where it came to rest, and says when that differs. A continuous move always ends: after its time, a cancel, an error
-    or a lost answer the camera is told to stop, and watched until it rests. Only when this very program is killed in those seconds does
-    nobody stop it: then use action stop. Movement needs an account with the PTZ right; presets are changed by administrators.
+    should go and where it came to rest, and says when that differs; others may stop the camera meanwhile. A continuous move is stopped
+    after its time, a cancel, an error or a lost answer; a camera that does not confirm that is said to be moving still. When this very
+    program is killed outright in those seconds (SIGKILL, a power cut), nobody stops it: then use action stop. Movement needs an account
+    with the PTZ right; presets are changed by administrators.
 
     Raises:
         InvalidParameters: A place beyond the camera's limits, or a preset's name it does not take.
