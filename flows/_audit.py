@@ -69,7 +69,8 @@ class CameraFacts:
         picture: The picture.
         picture_whole: Whether it ends as a picture does.
         expected_serial: The serial the inventory has at this address.
-        masks: Privacy masks that are on.
+        masks: Privacy masks that are on, or may be.
+        masks_sure: Whether one is on for certain.
         untold: What was asked and could not be read, and why.
         excused: Parts of it that this camera does not have at all.
         busy: Parts of it that others kept it too busy for.
@@ -102,6 +103,7 @@ class CameraFacts:
     picture_whole: bool = True
     expected_serial: str | None = None
     masks: int | None = None
+    masks_sure: bool = True
     untold: dict[str, str] = field(default_factory=dict)
     excused: frozenset[str] = frozenset()
     busy: frozenset[str] = frozenset()
@@ -247,6 +249,13 @@ def _evidence(facts: CameraFacts, policy: CameraPolicy, say: Say) -> None:
                 "mask-missing",
                 "It must show a privacy mask and shows none.",
                 "Put the mask back before anybody watches or records.",
+            )
+        elif facts.masks is not None and not facts.masks_sure:
+            say(
+                Severity.MEDIUM,
+                "mask-unsure",
+                "It must show a privacy mask, and has one; it does not tell whether it is on.",
+                "Look at its picture.",
             )
         elif why := facts.untold.get("masks"):
             say(

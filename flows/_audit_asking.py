@@ -174,8 +174,9 @@ def _stored(parts: Sequence[str]) -> Callable[[CameraFacts, CameraStorage], None
 
 
 def _masked(facts: CameraFacts, said: CameraMasks) -> None:
-    # A mask whose state a camera does not tell counts as on: the finding is about masks that are not there.
     facts.masks = sum(mask.enabled is not False for mask in said.masks)
+    # The oldest cameras tell the names of their masks, and not whether they are on.
+    facts.masks_sure = any(mask.enabled for mask in said.masks)
 
 
 def _streamed(facts: CameraFacts, said: VideoCamera) -> None:

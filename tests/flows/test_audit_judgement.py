@@ -80,6 +80,7 @@ def test_a_camera_as_it_should_be_has_no_findings() -> None:
         ({"picture": PICTURE, "picture_whole": False}, "picture-broken", Severity.HIGH),
         ({"serial": "ACCC8E000001", "expected_serial": "ACCC8E000002"}, "other-device", Severity.HIGH),
         ({"masks": 0}, "mask-missing", Severity.CRITICAL),
+        ({"masks": 1, "masks_sure": False}, "mask-unsure", Severity.MEDIUM),
     ],
 )
 def test_each_thing_that_is_wrong_is_found_with_its_gravity(
