@@ -1,6 +1,7 @@
 """Turns a capture into columns of header fields, for all packets of a piece at once.
 
-A packet's innermost IP header is the one that counts: VLAN tags, PPPoE, MPLS, GRE, IP in IP, VXLAN, Geneve and GTP-U are looked through.
+A packet's innermost IP header is the one that counts: VLAN tags, PPPoE, MPLS, GRE, ERSPAN, IP in IP, VXLAN, Geneve and GTP-U are looked
+through.
 Fragments of a datagram are put together, and the frame that completes it stands for it, as in Wireshark; the others have neither ports nor
 payload.
 """
@@ -17,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from tasks.core.words import count
-from tasks.network.analyze._ip import TCP, UDP, walk
-from tasks.network.analyze._layers import Cursor, Layer, Problem, Words
+from tasks.network.analyze._ip import GRE, TCP, UDP, walk
+from tasks.network.analyze._layers import IPV4, IPV6, Cursor, Layer, Problem, Words
 from tasks.network.analyze._reassembly import Fragments
 from tasks.network.analyze._records import Bytes, Ints, Mask, RecordReader, Records
 from tasks.network.analyze._selection import ALL, Selection
@@ -280,6 +281,22 @@ def _wanted(frames: Frames, selection: Selection) -> Mask:
     return mask
 
 
+_L2TP_3: Final = 115
+"""IP protocol of L2TPv3 (RFC 3931)."""
+
+
+def _l2tp(words: Ints) -> Mask:
+    """Which datagrams that begin so are L2TP's data, version 2 or 3 (RFC 2661, RFC 3931); its control carries nothing."""
+    mask: Mask = np.isin(words & 0xB4FF, (2, 3))
+    return mask
+
+
+def _teredo(words: Ints) -> Mask:
+    """Which datagrams that begin so are Teredo's: IPv6, or what may stand before it (RFC 4380, 5.1.1)."""
+    mask: Mask = (words >> 12 == 6) | (words <= 1)
+    return mask
+
+
 class _Tally:
     """Counts what could not be read, over the whole file, for the notes."""
 
@@ -287,6 +304,8 @@ class _Tally:
         self.links: Counter[int] = Counter()
         self.cut = self.malformed = self.deep = self.hidden = 0
         self.tunnels: Counter[str] = Counter()
+        self.gre = 0
+        self.closed: Counter[str] = Counter()
 
     def add(self, frames: Frames, records: Records) -> None:
         for link, many in zip(
@@ -300,6 +319,14 @@ class _Tally:
         udp = frames.protocol == UDP
         for name, port in (("VXLAN", 4789), ("GTP", 2152), ("Geneve", 6081)):
             self.tunnels[name] += int((udp & (frames.destination_port == port)).sum())
+        gre = (frames.protocol == GRE) & (frames.problem == Problem.NONE)
+        self.gre += int((gre & (frames.kind != IPV4) & (frames.kind != IPV6)).sum())
+        self.closed["L2TP"] += int((frames.protocol == _L2TP_3).sum())
+        for name, port, begins in (("L2TP", 1701, _l2tp), ("Teredo", 3544, _teredo)):
+            some = (frames.source_port == port) | (frames.destination_port == port)
+            some &= udp & (frames.payload_length >= 2)
+            at = frames.payload[some]
+            self.closed[name] += int(begins(frames.data[at].astype(np.int64) << 8 | frames.data[at + 1]).sum())
 
     def notes(self, fragments: Fragments) -> Iterator[str]:
         """What to tell."""
@@ -319,6 +346,14 @@ class _Tally:
         for name, many in self.tunnels.items():
             if many:
                 yield f"{count(many, 'packet')} to the port of {name} tunnels could not be opened: what is inside is no IP."
+        if self.gre:
+            packets = count(self.gre, "packet")
+            yield f"{packets} of GRE tunnels could not be opened: what is inside is no IP, or of a kind that is not read here."
+        for name, many in self.closed.items():
+            if many:
+                packets = count(many, "packet of", "packets of")
+                was = "was" if many == 1 else "were"
+                yield f"{packets} {name} tunnels {was} not opened: what is inside is not read here."
         if left := len(fragments.pending) + fragments.given_up:
             yield f"{count(left, 'fragmented datagram is', 'fragmented datagrams are')} not whole in the capture."
 

@@ -1,4 +1,7 @@
-"""Reads IPv4 and IPv6 headers of many packets at once, and what IP is wrapped in once more: GRE, IP in IP, VXLAN, Geneve, GTP-U."""
+"""Reads IPv4 and IPv6 headers of many packets at once, and what IP is wrapped in once more.
+
+That is GRE with what it carries (ERSPAN and MPLS as well), IP in IP, VXLAN, Geneve and GTP-U.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ from tasks.network.analyze._reassembly import Fragments, Key
 from tasks.network.analyze._records import Ints, Mask, Records
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
-_GRE, _IP_IN_IP, _IPV6_IN_IP, _FRAGMENT, _AUTHENTICATION = 47, 4, 41, 44, 51
+GRE, _IP_IN_IP, _IPV6_IN_IP, _FRAGMENT, _AUTHENTICATION = 47, 4, 41, 44, 51
+_ERSPAN, _ERSPAN_3 = 0x88BE, 0x22EB
+"""Frames of a mirrored port in GRE (draft-foschiano-erspan): types I and II, and III."""
 _VXLAN, _GENEVE, _GTP = 4789, 6081, 2152
 """UDP ports (IANA), the destination's."""
 _EXTENSIONS: Final = np.zeros(256, np.bool_)
@@ -193,14 +198,14 @@ def _assemble(cursor: Cursor, rows: Ints, offset: Ints, more: Mask, name: Ints, 
 def _tunnels(cursor: Cursor, rows: Ints) -> Ints:
     """Open GRE, IP in IP, and the tunnels in UDP; returns those rows. The others are at their transport header."""
     protocol = cursor.protocol[rows]
-    again = (protocol == _GRE) | (protocol == _IP_IN_IP) | (protocol == _IPV6_IN_IP)
+    again = (protocol == GRE) | (protocol == _IP_IN_IP) | (protocol == _IPV6_IN_IP)
     cursor.ready[rows] = True
     in_udp = _udp_tunnels(cursor, rows[protocol == UDP])
     if not again.any():
         return in_udp
     rows, protocol = rows[again], protocol[again]
     cursor.ready[rows] = False
-    direct = protocol != _GRE
+    direct = protocol != GRE
     cursor.layers[rows[direct]] |= Layer.TUNNEL
     cursor.kind[rows[direct]] = np.where(protocol[direct] == _IP_IN_IP, IPV4, IPV6)
     inside = _gre(cursor, rows[~direct])
@@ -301,13 +306,38 @@ def _gre(cursor: Cursor, rows: Ints) -> Ints:
     size = 4 + 4 * checksum_or_routing + 4 * (flags & 0x2000 != 0) + 4 * (flags & 0x1000 != 0)
     size += 4 * ((flags & 7 == 1) & (flags & 0x80 != 0))
     cursor.at[rows] += size
-    known = np.isin(kind, (IPV4, IPV6, PPP, TEB)) & (flags & 0x4000 == 0)  # source routes: nobody uses them
+    mirrored = np.isin(kind, (_ERSPAN, _ERSPAN_3))
+    known = np.isin(kind, (IPV4, IPV6, PPP, TEB, *MPLS))
+    known[mirrored] = _erspan(cursor, rows[mirrored], kind[mirrored], flags[mirrored])
+    known &= flags & 0x4000 == 0  # source routes: nobody uses them
+    whole = cursor.problem[rows] == Problem.NONE
+    filled = cursor.at[rows] < cursor.end[rows]
     # What GRE carries without payload (a keep-alive) or in another protocol ends here, as GRE.
-    known &= cursor.at[rows] < cursor.end[rows]
-    cursor.ready[rows[~known]] = True
-    cursor.kind[rows[known]] = np.where(kind[known] == TEB, ETHERNET_AGAIN, kind[known])
+    cursor.ready[rows[whole & ~(known & filled)]] = True
+    cursor.kind[rows[whole & ~known & filled]] = UNKNOWN
+    known &= whole & filled
+    cursor.kind[rows[known]] = np.where((kind == TEB) | mirrored, ETHERNET_AGAIN, kind)[known]
     inside: Ints = rows[known]
     return inside
 
 
-__all__ = ["ICMP", "ICMPV6", "TCP", "UDP", "UNKNOWN", "walk"]
+def _erspan(cursor: Cursor, rows: Ints, kind: Ints, flags: Ints) -> Mask:
+    """Step over the header of a mirrored frame; returns which rows have an Ethernet frame behind it.
+
+    Type I, which GRE does not number, has none; type II has eight bytes, type III twelve or twenty.
+    """
+    third = kind == _ERSPAN_3
+    size = np.where(third, 12, np.where(flags & 0x1000 != 0, 8, 0))
+    cursor.enough(rows, size)
+    at = cursor.at[rows]
+    version, last = cursor.number(at, ">u2") >> 12, cursor.number(at + 10, ">u2")
+    good = (size == 0) | (version == np.where(third, 2, 1))
+    good &= ~third | (last & 0x7C00 == 0)  # its frame type: 0 is Ethernet
+    good &= cursor.problem[rows] == Problem.NONE
+    size += 8 * (third & (last & 1 == 1))
+    cursor.at[rows] += np.where(good, size, 0)
+    mask: Mask = good
+    return mask
+
+
+__all__ = ["GRE", "ICMP", "ICMPV6", "TCP", "UDP", "UNKNOWN", "walk"]

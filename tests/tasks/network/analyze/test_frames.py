@@ -54,6 +54,33 @@ TALK_6 = tcp_talk(
 )
 
 
+def in_gre(flags: int, kind: int, head: bytes, *, begin: int = 0) -> Callable[[Capture, Path], Path]:
+    """Writes what is in GRE of this kind behind a header; `begin` leaves out as much of each frame."""
+    options = bytes(4 * (flags & 0x3000).bit_count())
+
+    def write(capture: Capture, path: Path) -> Path:
+        packets = capture.mapped(
+            lambda frame: ethernet(
+                ip("192.0.2.1", "192.0.2.2", 47, struct.pack(">HH", flags, kind) + options + head + frame[begin:])
+            )
+        )
+        return write_pcap(packets, path)
+
+    return write
+
+
+MIRRORED = {
+    "erspan-1": in_gre(0, 0x88BE, b""),
+    "erspan-1-key": in_gre(0x2000, 0x88BE, b""),
+    "erspan-2": in_gre(0x1000, 0x88BE, struct.pack(">II", 1 << 28 | 5 << 16 | 3, 7)),
+    "erspan-3": in_gre(0x1000, 0x22EB, struct.pack(">IIHH", 2 << 28 | 5 << 16 | 3, 7, 0, 0)),
+    "erspan-3-platform": in_gre(0x1000, 0x22EB, struct.pack(">IIHHQ", 2 << 28 | 5 << 16 | 3, 7, 0, 1, 3 << 58)),
+    "gre-mpls": in_gre(0, 0x8847, struct.pack(">II", 100 << 12 | 64, 200 << 12 | 0x100 | 64), begin=14),
+    "gre-mpls-upstream": in_gre(0x2000, 0x8848, struct.pack(">I", 100 << 12 | 0x100 | 64), begin=14),
+}
+EVERYWHERE = VARIANTS | MIRRORED
+
+
 def read(path: Path) -> tuple[list[Frames], Counts]:
     counts = Counts()
     return list(read_frames(path, ALL, counts)), counts
@@ -84,23 +111,23 @@ def rows_of(path: Path) -> list[tuple[object, ...]]:
     return found
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERYWHERE)
 def test_headers_are_the_same_in_every_kind_of_capture(variant: str, tmp_path: Path) -> None:
     packets = merged(TALK, TALK_6, [Packet(NOON_NS + 10**9, udp("10.0.0.1", 9, "10.0.0.2", 53, b"question"))])
     plain, wrapped = (
         [(row[0], int(str(row[1])) // 1000, *row[2:]) for row in rows_of(path)]  # microseconds are what pcap keeps
         for path in (
             write_pcap(Capture(packets), tmp_path / "plain"),
-            VARIANTS[variant](Capture(packets), tmp_path / variant),
+            EVERYWHERE[variant](Capture(packets), tmp_path / variant),
         )
     )
     assert plain == wrapped
 
 
 @needs_tshark
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERYWHERE)
 def test_headers_are_those_tshark_reads(variant: str, tmp_path: Path) -> None:
-    path = VARIANTS[variant](Capture(merged(TALK, TALK_6)), tmp_path / variant)
+    path = EVERYWHERE[variant](Capture(merged(TALK, TALK_6)), tmp_path / variant)
     names = (
         "frame.number",
         "frame.time_epoch",
@@ -335,6 +362,59 @@ def test_a_tunnels_packet_without_ip_inside_is_the_tunnels_own(tmp_path: Path) -
             write_pcap(Capture([Packet(NOON_NS, udp("10.0.0.1", 9, "10.0.0.2", port, head + arp))]), tmp_path / "b")
         )
         assert row[2:4] == (9, port) and row[-1] == head + arp
+
+
+@pytest.mark.parametrize("variant", MIRRORED)
+def test_what_gre_carries_may_end_anywhere(variant: str, tmp_path: Path) -> None:
+    inner = Capture([Packet(NOON_NS, udp("10.0.0.1", 9, "10.0.0.2", 53, b"question"))])
+    whole = MIRRORED[variant](inner, tmp_path / "whole.pcap").read_bytes()[40:]
+    said = whole[:14], whole[14:]
+    for size in range(35, len(whole)):
+        for data, wire in ((whole[:size], len(whole)), (_shortened(*said, size - 14), size)):
+            frames, counts = read(write_pcap(Capture([Packet(NOON_NS, data, wire)]), tmp_path / "a.pcap"))
+            (piece,) = frames
+            assert int(piece.destination_port[0]) in (-1, 53) and counts.packets == 1
+
+
+def _shortened(link: bytes, datagram: bytes, size: int) -> bytes:
+    """A whole frame whose IP packet has so many bytes."""
+    return link + datagram[:2] + struct.pack(">H", size) + datagram[4:size]
+
+
+def test_what_is_in_tunnels_and_not_opened_is_counted(tmp_path: Path) -> None:
+    def gre(flags: int, kind: int, inside: bytes) -> bytes:
+        return ethernet(ip("192.0.2.1", "192.0.2.2", 47, struct.pack(">HH", flags, kind) + inside))
+
+    inside = udp("10.0.0.1", 9, "10.0.0.2", 53, b"question")[14:]
+    frames = [
+        gre(0, 0x2000, b"discovered"),  # a kind nobody opens
+        gre(0, 0x6558, ethernet(bytes(28), 0x0806)),  # ARP
+        gre(0, 0x8847, struct.pack(">I", 7 << 12 | 0x100) + bytes(20)),  # a pseudowire
+        gre(0x1000, 0x88BE, bytes(4) + struct.pack(">II", 9 << 28, 0) + bytes(40)),  # no ERSPAN there is
+        gre(
+            0x1000, 0x22EB, bytes(4) + struct.pack(">IIHH", 2 << 28, 0, 2 << 10, 0) + inside
+        ),  # mirrored without Ethernet
+        gre(0, 0x0800, ip("192.0.2.2", "192.0.2.1", 47, bytes(4))),  # keep-alive
+        gre(0, 0, b""),
+        udp("192.0.2.1", 1701, "192.0.2.2", 1701, b"\0\2\0\4\0\3\xff\3\0\x21" + inside),
+        udp("192.0.2.1", 1701, "192.0.2.2", 50_000, b"\x40\2\0\x30\0\4\0\3\xff\3\0\x21" + inside),
+        udp("192.0.2.1", 1701, "192.0.2.2", 1701, b"\xc8\2\0\x0c\0\4\0\0\0\0\0\0"),  # its control: nothing is inside
+        udp("192.0.2.1", 1701, "192.0.2.2", 53, b"\x12\x34\1\0"),  # somebody else on this port
+        ethernet(ip("192.0.2.1", "192.0.2.2", 115, b"\0\0\0\7" + inside)),
+        udp("192.0.2.1", 3544, "192.0.2.2", 50_000, b"\x60" + bytes(39)),
+        udp("192.0.2.1", 50_000, "192.0.2.2", 3544, b"\0\1" + bytes(11) + b"\x60" + bytes(39)),
+        udp("192.0.2.1", 3544, "192.0.2.2", 53, b"\x12\x34\1\0"),
+        udp("192.0.2.1", 3544, "192.0.2.2", 3544, b""),
+    ]
+    _, counts = read(
+        write_pcap(Capture([Packet(NOON_NS + n, frame) for n, frame in enumerate(frames)]), tmp_path / "a.pcap")
+    )
+    assert counts.unreadable == 0
+    assert counts.notes == [
+        "5 packets of GRE tunnels could not be opened: what is inside is no IP, or of a kind that is not read here.",
+        "3 packets of L2TP tunnels were not opened: what is inside is not read here.",
+        "2 packets of Teredo tunnels were not opened: what is inside is not read here.",
+    ]
 
 
 @pytest.mark.parametrize("outer", [as_vxlan, as_gtp])
