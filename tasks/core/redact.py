@@ -37,6 +37,8 @@ _IN_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{MASK}",
     ),
+    # Of a query or form; with a colon it is a word of prose ("second pass: 3").
+    (re.compile(r"(?i)(?<![a-z])(pass=)(?!\*\*\*)[^\s&;,\"'<>]+"), rf"\1{MASK}"),
     # The path is the secret of an incoming webhook (Slack, Teams).
     (re.compile(r"(?i)(https://hooks\.slack\.com/)[^\s\"'<>]+"), rf"\1{MASK}"),
     (re.compile(r"(?i)(https://[a-z0-9.-]*webhook\.office\.com/)[^\s\"'<>]+"), rf"\1{MASK}"),
@@ -74,7 +76,11 @@ def redact(value: Any, *, key: str = "") -> Any:
 
 
 def redact_text(text: str) -> str:
-    """Mask in free text what looks like a secret: credentials in URLs and headers, `password=`, webhook paths, keys."""
+    """Mask in free text what looks like a secret: credentials in URLs and headers, `password=`, webhook paths, keys.
+
+    >>> redact_text("user=joe&pass=hunter2&zoom=1, second pass: 3, bypass=yes")
+    'user=joe&pass=***&zoom=1, second pass: 3, bypass=yes'
+    """
     text = storable(text)
     for pattern, mask in _IN_TEXT:
         text = pattern.sub(mask, text)
