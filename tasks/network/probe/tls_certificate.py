@@ -184,7 +184,8 @@ class TlsCertificateResult(ToolResult):
         days = [host.days_left for host in self.hosts if host.days_left is not None]
         soonest = f"; the first expires in {count(min(days), 'day')}" if days and min(days) >= 0 else ""
         expired = sum(day < 0 for day in days)
-        return f"{count(len(self.hosts), 'host')}: {found}{f'; {expired} expired' if expired else soonest}"
+        dates = f"; {expired} expired" if expired else soonest
+        return f"{count(len(self.hosts), 'host')}: {found}{dates}{self._grave('; ')}"
 
     def _one_line(self, host: TlsHost) -> str:
         place = f"{host.target}:{self.port}" if ":" not in host.target else f"[{host.target}]:{self.port}"
@@ -193,9 +194,11 @@ class TlsCertificateResult(ToolResult):
         verdict = {True: "valid", False: "not valid", None: "not verified"}[host.valid]
         why = f" ({host.reason})" if host.reason and not host.valid else ""
         days = "" if host.days_left is None else f", {count(host.days_left, 'day')} left"
-        others = [finding for finding in self.findings if finding.severity.rank >= Severity.MEDIUM.rank]
-        more = f", {count(len(others), 'finding')}" if others else ""
-        return f"{place}: {host.protocol or 'TLS'}, {verdict}{why}{days}{more}"
+        return f"{place}: {host.protocol or 'TLS'}, {verdict}{why}{days}{self._grave(', ')}"
+
+    def _grave(self, before: str) -> str:
+        number = sum(finding.severity.rank >= Severity.MEDIUM.rank for finding in self.findings)
+        return f"{before}{count(number, 'finding')}" if number else ""
 
     def reached(self) -> bool:
         return any(host.state in ("tls", "no_tls") for host in self.hosts)
@@ -312,6 +315,9 @@ def _host(asked: str, found: Survey, name: str) -> TlsHost:
         reasons.append(f"It is not for {name}.")
     if not found.complete:
         reasons.append("The deadline came before every version was asked for.")
+    unknown = [str(version) for version, offer in found.offers.items() if offer.offered == "unknown"]
+    if unknown:
+        reasons.append(f"Not known whether it speaks {', '.join(unknown)}: no answer to tell by.")
     staple = "none" if found.staple is None else found.staple.status
     return TlsHost(
         target=asked,

@@ -33,7 +33,7 @@ from tasks.network.probe import tls_certificate as module
 from tasks.network.probe._cipher_suites import OLDER_SUITES, SUITES
 from tasks.network.probe._starttls import StartTls
 from tasks.network.probe._tls_hello import Flight, NotTls, Version, client_hello
-from tasks.network.probe._tls_survey import Question
+from tasks.network.probe._tls_survey import Offer, Question, Survey
 from tasks.network.probe.tls_certificate import TlsCertificate, TlsCertificateResult, TlsHost, tls_certificate
 from tests.lab.mail_server import MailServerLab
 from tests.lab.network import DELL, Lab, needs_lab
@@ -491,6 +491,17 @@ async def test_every_target_has_an_entry_in_the_order_asked(perform, pki, tmp_pa
     assert [host.state for host in result.hosts] == ["not_tried", "tls", "unreachable"]
     assert "does not resolve" in result.hosts[0].reason
     assert result.headline() == "3 hosts: 1 valid, 1 unreachable, 1 not tried; the first expires in 89 days"
+    with openssl_server(tmp_path, pki.server()) as server:
+        result = await perform(tls_certificate, {**given, "port": server.port, "expiring_days": 89}, policy=QUICK)
+    assert result.headline().endswith("; the first expires in 89 days; 1 finding")
+
+
+def test_versions_that_were_asked_for_and_brought_no_answer_are_said():
+    offers = {Version.TLS13: Offer("yes"), Version.TLS11: Offer("unknown"), Version.TLS10: Offer("unknown")}
+    found = Survey(state="tls", offers=offers, complete=True)
+    assert module._host("a.test", found, "a.test").reason == (
+        "Not known whether it speaks TLSv1.1, TLSv1: no answer to tell by."
+    )
 
 
 async def test_a_name_whose_first_address_refuses_is_looked_at_at_the_next(perform, pki, tmp_path, monkeypatch):
