@@ -126,6 +126,8 @@ async def test_without_credentials_snmp_is_not_spoken_and_wrong_ones_do_no_harm(
             assert result["outcome"] == "Completed" and lab.first.gateway in {
                 host["address"] for host in result["hosts"]
             }
+            (said,) = [note for note in result["notes"] if "does not fit" in note]
+            assert said.startswith(f"{lab.first.gateway}: snmp/{site}-wrong") and "community" in said
             done = await asyncio.to_thread(stack.cli, "discover", lab.first.cidr, "--site", site, "--snmp", "snmp/none")
             assert done.returncode == 2 and "snmp/none" in done.stderr
             quick = ["--profile", "quick", "--snmp", f"snmp/{site}"]
