@@ -176,13 +176,12 @@ class Traffic:
     ) -> None:  # fmt: skip
         self.queries += 1
         pair.queries += 1
-        question = None
-        if message.questions:
-            question = message.questions[0]
-            if not question.frame:
-                question.frame = frame
-            question.queries += 1
-            if question.type == ANY:
+        question = message.questions[0] if message.questions else None
+        for asked in message.questions:  # nearly always one
+            if not asked.frame:
+                asked.frame = frame
+            asked.queries += 1
+            if asked.type == ANY:
                 pair.any += 1
         if message.udp_size >= 0:
             self.edns_sizes[message.udp_size] += 1

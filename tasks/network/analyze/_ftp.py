@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.core.words import count
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_streams
 from tasks.network.analyze._fitting import fit
 from tasks.network.analyze._ftp_book import FtpBook, Session
@@ -54,22 +55,32 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
 def _notes(book: FtpBook) -> list[str]:
     notes = []
     if book.unseen:
-        notes.append(f"In {book.unseen} conversations on FTP's ports neither a greeting nor a command was seen.")
+        notes.append(
+            f"In {count(book.unseen, 'conversation')} on FTP's ports neither a greeting nor a command was seen."
+        )
     if book.sealed:
-        notes.append(f"{book.sealed} conversations went over to TLS: what was done in them is not readable.")
+        notes.append(
+            f"{count(book.sealed, 'conversation')} went over to TLS: what was done in {'it' if book.sealed == 1 else 'them'} "
+            "is not readable."
+        )
     if book.gaps:
         notes.append(
-            f"In {book.gaps} conversations bytes are missing from the capture; replies to some commands are not known."
+            f"In {count(book.gaps, 'conversation')} bytes are missing from the capture; replies to some commands are not known."
         )
     if book.unknown_commands:
-        notes.append(f"{book.unknown_commands} lines of clients are no known commands; they are not shown.")
+        lines = count(
+            book.unknown_commands,
+            "line of a client is no known command; it is",
+            "lines of clients are no known commands; they are",
+        )
+        notes.append(f"{lines} not shown.")
     lost = sum(1 for transfer in book.transfers if transfer.bytes is None and transfer.code < 400)
     if lost:
-        notes.append(f"Of {lost} transfers the data channel is not in the capture.")
+        notes.append(f"Of {count(lost, 'transfer')} the data channel is not in the capture.")
     if book.transfers_seen > len(book.transfers):
         notes.append(f"Data channels were looked for of the first {len(book.transfers)} transfers only.")
     left = {"users": book.users.left_out, "servers": book.servers.left_out, "clients": book.clients.left_out}
-    notes += [f"{count} {what} came after the table was full." for what, count in left.items() if count]
+    notes += [f"{number:,} {what} came after the table was full." for what, number in left.items() if number]
     return notes
 
 

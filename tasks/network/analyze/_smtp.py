@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.words import count
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_streams
 from tasks.network.analyze._fitting import fit
 from tasks.network.analyze._lines import at, shown
@@ -49,20 +50,30 @@ def dissect(path: str, selection: Selection, top: int) -> dict[str, Any]:
 def _notes(book: SmtpBook) -> list[str]:
     notes = []
     if book.unseen:
-        notes.append(f"In {book.unseen} conversations on mail's ports neither a greeting nor a command was seen.")
+        notes.append(
+            f"In {count(book.unseen, 'conversation')} on mail's ports neither a greeting nor a command was seen."
+        )
     if book.sealed:
-        notes.append(f"{book.sealed} conversations went over to TLS: logins and mails in them are not readable.")
+        notes.append(
+            f"{count(book.sealed, 'conversation')} went over to TLS: logins and mails in {'it' if book.sealed == 1 else 'them'} "
+            "are not readable."
+        )
     if book.gaps:
         notes.append(
-            f"In {book.gaps} conversations bytes are missing from the capture; replies to some commands are not known."
+            f"In {count(book.gaps, 'conversation')} bytes are missing from the capture; replies to some commands are not known."
         )
     if book.unknown_commands:
-        notes.append(f"{book.unknown_commands} lines of clients are no known commands; they are not shown.")
+        lines = count(
+            book.unknown_commands,
+            "line of a client is no known command; it is",
+            "lines of clients are no known commands; they are",
+        )
+        notes.append(f"{lines} not shown.")
     left = {
         "senders": book.senders.left_out, "recipients": book.recipients.left_out, "servers": book.servers.left_out,
         "clients": book.clients.left_out, "users": book.users.left_out,
     }  # fmt: skip
-    notes += [f"{count} {what} came after the table was full." for what, count in left.items() if count]
+    notes += [f"{number:,} {what} came after the table was full." for what, number in left.items() if number]
     return notes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.words import count
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_streams
 from tasks.network.analyze._fitting import MOST_BYTES, fit
 from tasks.network.analyze._report import gravest_first
@@ -48,18 +49,22 @@ def _notes(book: SshBook) -> list[str]:
     notes = []
     if book.unseen:
         notes.append(
-            f"{book.unseen} conversations on port 22 began before the capture, or are not SSH: no banner was seen."
+            f"{count(book.unseen, 'conversation')} on port 22 began before the capture, or "
+            f"{'is' if book.unseen == 1 else 'are'} not SSH: no banner was seen."
         )
     if book.malformed:
-        notes.append(f"In {book.malformed} conversations a packet of the key exchange contradicts itself.")
+        notes.append(f"In {count(book.malformed, 'conversation')} a packet of the key exchange contradicts itself.")
     if book.gaps:
-        notes.append(f"In {book.gaps} conversations bytes are missing from the capture; their logins are not judged.")
+        notes.append(
+            f"In {count(book.gaps, 'conversation')} bytes are missing from the capture; "
+            f"{'its login is' if book.gaps == 1 else 'their logins are'} not judged."
+        )
     if book.logins["accepted"] or book.logins["refused"]:
         notes.append(
             "Logins are encrypted: accepted and refused ones are told apart by the sizes of the server's answers."
         )
     left = {"servers": book.servers.left_out, "clients": book.clients.left_out}
-    notes += [f"{count} {what} came after the table was full." for what, count in left.items() if count]
+    notes += [f"{number:,} {what} came after the table was full." for what, number in left.items() if number]
     return notes
 
 
@@ -78,8 +83,8 @@ def report(book: SshBook, top: int) -> dict[str, Any]:
         },
         "protocols": [{"name": name, "count": count} for name, count in book.protocols.most_common(top)],
         "software": [
-            {"role": role, "software": name, "conversations": count[0]}
-            for (role, name), count in book.software.top(top, lambda count: count[0])
+            {"role": role, "software": name, "conversations": seen[0]}
+            for (role, name), seen in book.software.top(top, lambda seen: seen[0])
         ],
         "algorithms": [
             {

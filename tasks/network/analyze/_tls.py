@@ -155,25 +155,35 @@ def _notes(book: Book, tracker: QuicTracker) -> list[str]:
         )
     if tracker.sealed:
         notes.append(
-            f"{tracker.sealed} QUIC Initial packets could not be opened: the connection's first packet is not in the capture."
+            f"{count(tracker.sealed, 'QUIC Initial packet')} could not be opened: the connection's first packet is not in the capture."
         )
     if tracker.unknown:
-        notes.append(f"{tracker.unknown} QUIC packets are of versions whose keys are not known.")
+        packets = count(tracker.unknown, "QUIC packet is of a version", "QUIC packets are of versions")
+        notes.append(f"{packets} whose keys are not known.")
     if book.unseen:
-        notes.append(f"{book.unseen} TLS conversations began before the capture: their handshakes are not in it.")
+        notes.append(
+            f"{count(book.unseen, 'TLS conversation')} began before the capture: "
+            f"{'its handshake is' if book.unseen == 1 else 'their handshakes are'} not in it."
+        )
     if incomplete := book.outcomes["incomplete"]:
-        notes.append(f"In {incomplete} handshakes bytes are missing from the capture.")
+        notes.append(f"In {count(incomplete, 'handshake')} bytes are missing from the capture.")
     if book.broken:
-        notes.append(f"{book.broken} handshake messages contradict themselves and were not read.")
+        messages = count(
+            book.broken,
+            "handshake message contradicts itself and was",
+            "handshake messages contradict themselves and were",
+        )
+        notes.append(f"{messages} not read.")
     if book.hidden_certificates:
         notes.append(
-            f"{book.hidden_certificates} handshakes of TLS 1.3 encrypt the server's certificate: it cannot be seen here."
+            f"{count(book.hidden_certificates, 'handshake of TLS 1.3 encrypts', 'handshakes of TLS 1.3 encrypt')} "
+            "the server's certificate: it cannot be seen here."
         )
     left = {
         "server names": book.names.left_out, "fingerprints": book.fingerprints.left_out, "servers": book.servers.left_out,
         "certificates": book.certificates_seen.left_out,
     }  # fmt: skip
-    notes += [f"{count} {what} came after the table was full." for what, count in left.items() if count]
+    notes += [f"{number:,} {what} came after the table was full." for what, number in left.items() if number]
     return notes
 
 
