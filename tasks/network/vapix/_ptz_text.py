@@ -130,8 +130,12 @@ def queue(text: str) -> QueueState | None:
 def zoom_steps(text: str) -> list[ZoomStep]:
     """The zoom positions with their magnification in an answer to `query=attributes&format=json`.
 
-    How the JSON is built differs and is not written down, so any object counts that has a magnification and beside it one number
-    that can only be the position (its name speaks of zoom, step, position, unit or value). What is ambiguous is left out.
+    Axis documents entries whose `value` is the position and whose `zoom` is the magnification. Others were described too, so any object
+    counts that has a magnification and beside it one number that can only be the position (its name speaks of zoom, step, position, unit or
+    value). What is ambiguous is left out.
+
+    >>> zoom_steps('{"Camera 1": {"zoomSteps": [{"value": "1", "zoom": "1"}, {"value": "9999", "zoom": "3.58"}]}}')
+    [ZoomStep(step=1, magnification=1.0), ZoomStep(step=9999, magnification=3.58)]
     """
     try:
         document = json.loads(text[:MOST_CHARACTERS])
@@ -140,6 +144,8 @@ def zoom_steps(text: str) -> list[ZoomStep]:
     found: dict[int, float] = {}
     for entry in _objects(document, 0):
         named = {str(name).lower(): value for name, value in entry.items()}
+        if named.keys() - {"visible"} == {"value", "zoom"}:
+            named = {"value": named["value"], "magnification": named["zoom"]}
         factors = [_plain(value) for name, value in named.items() if "magnif" in name]
         others = {name: value for name, value in named.items() if "magnif" not in name}
         steps = [
