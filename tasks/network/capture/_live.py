@@ -7,9 +7,8 @@ import errno
 import os
 import pwd
 import re
-import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -119,8 +118,8 @@ async def record(
     """Capture live traffic into the store, for the tool run in progress.
 
     The store's room for all of it is reserved first. What was captured when the run is cancelled or its deadline passes is put into the
-    store all the same; what it had captured when it is killed is put there by the store's next `recover()`. Only with a large snap
-    length does a cancel or a kill cost the last second.
+    store all the same; what it had captured when it is killed is put there by the store's next `recover()`. Only a kill, and only with
+    a large snap length, costs the last second; a cancel or a deadline waits for it.
 
     Args:
         interface: Name of an interface, or `any`.
@@ -164,7 +163,7 @@ async def record(
         completed = await session.run(argv)
     finally:
         # However it ended, also by a cancel: what is there is kept.
-        stored = await _to_the_end(session.keep, store, path)
+        stored = await _to_the_end(asyncio.to_thread(session.keep, store, path))
     if not session.sink.header:
         raise CommandFailed("tcpdump ended before it listened.")
     return _recording(session, completed, stored, interface, store)
@@ -187,7 +186,11 @@ class _Session:
         self._clock: asyncio.TimerHandle | None = None
 
     async def run(self, argv: list[str]) -> Completed:
-        """Run tcpdump until it has enough; its own early end is no failure once it listened."""
+        """Run tcpdump until it has enough; a cancel is one more reason to have enough."""
+        return await _to_the_end(self._listen(argv), hasten=self._ring)
+
+    async def _listen(self, argv: list[str]) -> Completed:
+        """Run tcpdump; its own early end is no failure once it listened."""
         try:
             return await run_command(
                 argv,
@@ -219,16 +222,21 @@ class _Session:
                 self.on_start()
 
     def _ring(self) -> None:
+        if self.time_is_up:
+            return
         self.time_is_up = True
         # What is yet in the kernel's blocks is waited for; what comes later is left out.
         self.sink.until = time.time()
-        self._clock = self.loop.call_later(self.patience, self.enough.set)
+        if self._clock is not None:
+            self._clock.cancel()
+        self._clock = self.loop.call_later(self.patience if self.sink.header else 0.0, self.enough.set)
 
     def keep(self, store: CaptureStore, path: Path) -> list[StoredFile]:
         """Put the files into the store; gives up the room when there are none."""
         self.sink.close()
         try:
-            stored = [_commit(store, written) for written in self.sink.paths]
+            # Under another name when somebody took its name meanwhile: what was captured does not come again.
+            stored = [store.commit(written, rename=True) for written in self.sink.paths]
         finally:
             store.discard(path)
         return stored
@@ -304,14 +312,6 @@ def _default_name(run: ToolRun) -> str:
     return f"{run.spec.name}/{today}/{run.id}-{run.attempt}.pcap"
 
 
-def _commit(store: CaptureStore, written: Path) -> StoredFile:
-    """Put a file into the store; under another name when somebody took its name meanwhile, for what was captured does not come again."""
-    try:
-        return store.commit(written)
-    except FileExistsError:
-        return store.commit(written.rename(written.with_stem(f"{written.stem}-{secrets.token_hex(4)}")))
-
-
 def _check_ring(store: CaptureStore, name: str) -> None:
     """Make sure that the store has no file of another ring of this name."""
     final = store.path(name)
@@ -326,13 +326,14 @@ async def _claim(store: CaptureStore, name: str, size_bytes: int, *, ring: bool)
     claimed: list[Path] = []
 
     def claim() -> Path:
+        store.recover()  # what a killed run captured under this name has it
         if ring:
             _check_ring(store, name)
         claimed.append(store.new(name, expected_bytes=size_bytes, keep=True))
         return claimed[0]
 
     try:
-        return await _to_the_end(claim)
+        return await _to_the_end(asyncio.to_thread(claim))
     except FileExistsError as error:
         said = str(error.strerror).partition(";")[0]
         raise Conflict(f"{said}.", hint="Choose another name.") from None
@@ -353,19 +354,21 @@ def no_room(error: OSError) -> ToolError:
     return CommandFailed(f"The capture store cannot be written: {error.strerror}.")
 
 
-async def _to_the_end(function: Callable[..., T], *args: object) -> T:
-    """Run `function` in a thread and wait for its end, whatever cancels us meanwhile; the cancel is raised after it."""
-    job = asyncio.ensure_future(asyncio.to_thread(function, *args))
+async def _to_the_end(work: Awaitable[T], *, hasten: Callable[[], None] | None = None) -> T:
+    """Wait for the end of `work`, whatever cancels us meanwhile; the cancel is raised after it, and `hasten` called at it."""
+    job = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
+        if hasten is not None:
+            hasten()
         with anyio.CancelScope(shield=True):
             while not job.done():
                 try:
                     await asyncio.wait([job])
                 except asyncio.CancelledError:
                     continue
-        if job.exception() is not None:
+        if not job.cancelled() and job.exception() is not None:
             run_logger().warning("While being cancelled: %s", job.exception())
         raise
 

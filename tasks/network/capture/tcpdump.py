@@ -201,11 +201,11 @@ def _notes(params: Tcpdump, recording: Recording) -> tuple[str, ...]:
     notes = [recording.note] if recording.note else []
     if recording.dropped:
         notes.append(
-            f"The kernel lost {recording.dropped:,} packets: narrow the filter, or keep fewer bytes of each (snap_length)."
+            f"The kernel lost {count(recording.dropped, 'packet')}: narrow the filter, or keep fewer bytes of each (snap_length)."
         )
     if not recording.captured:
         notes.append("Nothing passed the filter.")
     if recording.overwritten:
-        notes.append(f"{recording.overwritten:,} older packets gave way in the ring.")
+        notes.append(f"{count(recording.overwritten, 'older packet')} gave way in the ring.")
     notes.append(f"To get it: signalbox capture save {recording.stored.name} FILE")
     return tuple(notes)

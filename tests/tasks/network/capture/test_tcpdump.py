@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from blocks import _reservation
 from blocks._pcap import measure
 from blocks.captures import CaptureStore
 from blocks.policy import ProbePolicy
@@ -430,6 +431,39 @@ async def test_what_was_captured_before_a_cancel_or_a_deadline_is_kept(
     (entry,) = store.files()
     assert entry.name.startswith("tcpdump/") and len(read_back(store.path(entry.name))) >= 5
     assert processes_of("tcpdump") == [] and list((store.folder / ".incoming").iterdir()) == []
+
+
+@needs_tcpdump
+async def test_a_cancel_loses_nothing_of_what_came_before_it(perform: Perform, store: CaptureStore, port: int) -> None:
+    # So long a snap length makes the kernel hand packets over by the block, at the latest after a second.
+    asked = {"interface": "lo", "port": port, "duration": 60, "snap_length": 65_535}
+    capturing = asyncio.create_task(perform(tcpdump, asked, store=store))
+    await until(lambda: being_written(store) >= 24)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(100):
+            sender.sendto(bytes(10), ("127.0.0.1", port))
+        sent = time.monotonic()
+        capturing.cancel()
+        await asyncio.sleep(0.1)
+        sender.sendto(b"later", ("127.0.0.1", port))
+    with pytest.raises(asyncio.CancelledError):
+        await capturing
+    assert time.monotonic() - sent < 5
+    (entry,) = store.files()
+    assert len(read_back(store.path(entry.name))) == 100
+    assert processes_of("tcpdump") == [] and list((store.folder / ".incoming").iterdir()) == []
+
+
+@needs_tcpdump
+async def test_what_a_killed_run_captured_has_its_name_before_the_next_one_can_take_it(
+    perform: Perform, store: CaptureStore
+) -> None:
+    left = store.new("mine.pcap", expected_bytes=1000, keep=True)
+    left.write_bytes(struct.pack("<IHHiIIIIIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1, *(1, 2, 40, 60)) + bytes(40))
+    os.close(_reservation._held.pop(str(left.parent)))  # what the kernel does when its process dies
+    with pytest.raises(Conflict, match=r"mine\.pcap already.*Choose another name"):
+        await perform(tcpdump, {"interface": "lo", "filter": "icmp", "name": "mine.pcap"}, store=store)
+    assert [(entry.name, entry.size_bytes) for entry in store.files()] == [("mine.pcap", 80)]
 
 
 SCRIPT = """
