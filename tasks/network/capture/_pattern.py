@@ -30,6 +30,8 @@ MOST_STEPS = 4096
 MOST_OVERLAPPING = 2
 
 _ALL = (1 << 256) - 1
+_NO_LEAST = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(\{,\d*\})", re.DOTALL)
+"""A repetition without a lower bound, outside of escapes and of sets."""
 _HINT = "Say what separates the repeated parts: (?:[a-z]+,)* instead of (?:[a-z]+,?)*."
 
 
@@ -42,6 +44,11 @@ def check_pattern(pattern: str, *, ignore_case: bool = False) -> None:
     if "[:" in pattern or "[." in pattern or "[=" in pattern:
         raise InvalidParameters(
             f"The pattern {pattern!r} has a POSIX class.", hint=r"Write \d, \w, \s or ranges such as [0-9a-f]."
+        )
+    if wrong := next((match[1] for match in _NO_LEAST.finditer(pattern) if match[1]), None):
+        raise InvalidParameters(
+            f"The pattern {pattern!r} has {wrong}, which Perl takes as it stands and Python for a repetition.",
+            hint=f"Write {{0{wrong[1:]} to repeat, or \\{wrong} for the braces themselves.",
         )
     try:
         with warnings.catch_warnings():

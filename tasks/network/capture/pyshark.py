@@ -139,10 +139,13 @@ async def pyshark(params: Pyshark) -> PysharkResult:
         CommandFailed: tshark or the decoder failed, or needed more memory than it may use.
     """
     options = [word for entry in params.decode_as for word in ("-d", entry)]
-    options += ["-Y", params.display_filter] if params.display_filter else []
     await check_protocols(params.layers)
-    if options:
-        await check_arguments(options)
+    if checked := [*options, *(["-Y", params.display_filter] if params.display_filter else [])]:
+        await check_arguments(checked)
+    # A packet without any of the layers would be an empty row, in place of one that has them.
+    either = " or ".join(params.layers)
+    wanted = [f"({part})" for part in (params.display_filter.strip(), either) if part]
+    options += ["-Y", " and ".join(wanted)] if wanted else []
     async with opened(params) as capture:
         heap = _Heap(params.most)
         done = await read_capture(

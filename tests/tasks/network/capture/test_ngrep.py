@@ -282,6 +282,7 @@ async def test_revealing_is_a_change_which_policy_may_forbid(
         "GET /", r"(?:GET|POST|PUT) /\S* HTTP", r"^HTTP/1\.[01] 5\d\d", r"User-Agent: .*curl", r"(?:[a-z]+\.)+com",
         r"(?:\d{1,3}\.){3}\d{1,3}", r"Host: [^\r\n]+\r\n", "(?i)password", r"\x16\x03[\x00-\x04]", "(foo|bar)+", "(?:[^;]*;)*end",
         r"[a-z0-9._%-]+@[a-z0-9.-]+\.[a-z]{2,6}", ".*login.*", "(?<=a)b(?!c)", r"(\d|\w)+!", "(?:one|two|three)+x",
+        r"a\{,3}b", "[{,3}]", "[]{,3}]", r"[^]\]{,}]", "a{1,3}b", "a{2,}", "{a,3}",
     ],
 )  # fmt: skip
 def test_an_ordinary_pattern_passes(pattern: str) -> None:
@@ -302,7 +303,21 @@ def test_a_pattern_that_could_take_for_ever_is_refused(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(", "a{2", r"(a)\1", "(?R)", r"\Qa\E", "[[:digit:]]", r"\K", "*", "(?P<a>x)(?(a)y)"]
+    "pattern",
+    [
+        "(",
+        "a{2",
+        r"(a)\1",
+        "(?R)",
+        r"\Qa\E",
+        "[[:digit:]]",
+        r"\K",
+        "*",
+        "(?P<a>x)(?(a)y)",
+        "a{,3}b",
+        "[x{,3}]{,3}",
+        r"\\{,}",
+    ],
 )
 async def test_what_is_no_pattern_of_both_languages_is_refused(perform: Perform, pattern: str) -> None:
     if pattern == "a{2":  # a literal in both

@@ -127,6 +127,16 @@ async def test_no_more_than_asked_for_are_decoded_and_it_says_that_there_are_mor
     assert len(json.dumps(small.model_dump(mode="json")["packets"])) < 2000
 
 
+async def test_packets_without_any_of_the_layers_asked_for_do_not_count(ask: Ask) -> None:
+    result = await ask(layers=["ftp", "snmp"], most=1)
+    assert [packet.number for packet in result.packets] == [3] and result.more
+    result = await ask(layers=["ftp", "snmp"], most=2, display_filter="dns or snmp")
+    assert [(packet.number, [layer.name for layer in packet.layers]) for packet in result.packets] == [(5, ["snmp"])]
+    assert not result.more
+    with pytest.raises(InvalidParameters):
+        await ask(layers=["ftp"], display_filter="tcp) or (udp")
+
+
 async def test_nothing_that_matches_is_an_empty_answer(ask: Ask) -> None:
     result = await ask(display_filter="ssh")
     assert result.packets == [] and not result.more
