@@ -107,6 +107,9 @@ class PingResult(ToolResult):
             return _one_line(self.hosts[0])
         counts = Counter(host.outcome for host in self.hosts)
         others = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in PingOutcome if outcome in counts]
+        lossy = sum(0 < host.received < host.sent for host in self.hosts)
+        if lossy:
+            others[0] += f", {lossy} of them not always"
         return f"{count(len(self.hosts), 'host')}: " + ", ".join(others)
 
     def reached(self) -> bool:

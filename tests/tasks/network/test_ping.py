@@ -22,7 +22,7 @@ from tasks.core.errors import (
 from tasks.core.process import Completed
 from tasks.network.probe import ping as module
 from tasks.network.probe._icmp import Pinger, open_socket
-from tasks.network.probe.ping import Ping, PingOutcome, _Measured, ping, read_program_output
+from tasks.network.probe.ping import HostPing, Ping, PingOutcome, PingResult, _Measured, ping, read_program_output
 from tests.lab.network import DELL, Lab, in_namespace, needs_lab
 
 LAB_POLICY = ProbePolicy(allow=["10.0.0.0/8", "fd00::/8", "127.0.0.0/8", "::1", "192.0.2.0/24"])
@@ -84,6 +84,15 @@ async def test_every_target_has_an_outcome_in_the_order_asked(perform):
     assert [host.outcome for host in result.hosts] == ["unresolved", "answered", "answered", "answered"]
     assert "does not resolve" in result.hosts[0].detail
     assert result.headline() == "4 hosts: 3 answered, 1 unresolved"
+
+
+def test_hosts_that_answer_now_and_then_are_not_counted_like_those_that_always_do():
+    hosts = [
+        HostPing(target=f"10.0.0.{number}", outcome=PingOutcome.ANSWERED, sent=5, received=received)
+        for number, received in enumerate((5, 1, 5, 4))
+    ]
+    assert PingResult(hosts=hosts, method="raw socket").headline() == "4 hosts: 4 answered, 2 of them not always"
+    assert PingResult(hosts=hosts[::2], method="raw socket").headline() == "2 hosts: 2 answered"
 
 
 async def test_a_name_that_does_not_resolve_is_not_found_when_it_is_the_only_target(perform):
