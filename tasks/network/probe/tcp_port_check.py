@@ -51,6 +51,7 @@ _NO_WAY = {
     errno.EACCES,
     errno.EPERM,
     errno.EINVAL,
+    errno.EAFNOSUPPORT,
 }
 _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
 import time
@@ -123,6 +124,17 @@ async def test_ipv6_works_too(perform):
     result = await perform(tcp_port_check, {"targets": ["::1"], "ports": port})
     server.close()
     assert result.hosts[0].ports[0].state == PortState.OPEN
+
+
+async def test_a_machine_without_ipv6_says_nothing_about_the_port(monkeypatch):
+    """What never left this machine is no answer of the host: it is not closed."""
+
+    def none(*_):
+        raise OSError(errno.EAFNOSUPPORT, "no IPv6 here")
+
+    monkeypatch.setattr(module.socket, "socket", none)
+    seen = await module.connect("::1", 80, 1)
+    assert seen.state == PortState.UNREACHABLE and "address family" in seen.detail
 
 
 async def test_every_target_has_an_entry_in_the_order_asked(perform):
