@@ -21,7 +21,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.resolver
 import dns.reversename
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tasks.core.cidr import canonical
 from tasks.core.errors import Unreachable
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 300.0
 IN_FLIGHT = 16
 MAX_NAMES = 256
+DNS_PORT = 53
 PACKETS_PER_TCP_QUERY = 7
 """Packets we send for a query over TCP: handshake, question, acknowledgements, close."""
 REPORTING_SECONDS = 3.0
@@ -113,10 +114,16 @@ class DnsLookup(SiteParams):
     server: Host | None = Field(
         None, description="Server to ask: a name or an address that policy allows. Default: the system's resolvers."
     )
-    port: int = Field(53, ge=1, le=65535, description="Port of `server`, UDP and TCP.")
+    port: int = Field(DNS_PORT, ge=1, le=65535, description="Port of `server`, UDP and TCP.")
     timeout: float = Field(3.0, ge=0.1, le=30, description="Seconds to wait for each answer, 0.1 to 30.")
     attempts: int = Field(2, ge=1, le=5, description="How often to ask each server that does not answer, 1 to 5.")
     tcp: bool = Field(False, description="Ask over TCP at once; else TCP follows only a truncated answer.")
+
+    @model_validator(mode="after")
+    def _port_of_a_server(self) -> DnsLookup:
+        if self.server is None and self.port != DNS_PORT:
+            raise ValueError("port belongs to server: name the server too, or leave port out")
+        return self
 
     def scope(self) -> Scope | None:
         # Asking the system's resolver is no probe: every program on the machine does.

@@ -208,6 +208,7 @@ async def test_questions_to_one_server_are_paced(look_up, server):
         ({"names": ["x.test"], "types": ["ANY"]}, "types"),
         ({"names": ["x.test"], "server": "10.0.0.0/24"}, "single hosts"),
         ({"names": ["x.test"], "timeout": 0}, "timeout"),
+        ({"names": ["x.test"], "port": 5353}, "port belongs to server"),
     ],
 )
 async def test_a_wrong_parameter_is_named(perform, given, said):
