@@ -347,6 +347,8 @@ async def test_a_certificate_that_does_not_hold_is_told_and_can_be_put_up_with(c
         assert seen.state == "ok" and seen.status == 200 and seen.verified is False
         assert any(said in note and "asked nevertheless" in note for note in seen.notes)
         assert seen.certificate_days == (-4 if options.get("days") else 89)
+        seen = await check(f"https://localhost:{server.https}/", verify=False, certificate_days=14)
+        assert seen.reason == ("The certificate has expired." if options.get("days") else None)
 
 
 async def test_an_unknown_authority_is_told(perform, web):
