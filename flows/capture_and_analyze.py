@@ -1,7 +1,8 @@
 """Record traffic where the worker sits, let the chosen analyzers read it, show and tell what they found.
 
 capture (or one that is in the store) -> analyzers, two at a time -> findings, tables and a plot on the run page -> a message when a
-finding is grave enough -> the store's retention. An analyzer that fails costs itself; the capture and the other reports stay.
+finding is grave enough or there were no packets -> the store's retention. An analyzer that fails costs itself; the capture and the other
+reports stay.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_traffic_is_recorded_analyzed_shown_and_told(stack: Stack, hook: Webhook
         _visit(port, over)
     final = stack.wait_for_run(run["id"])
     assert (final["state_type"], final["state_name"]) == ("COMPLETED", "Completed"), stack.run_logs(run["id"])
-    assert "high" in final["state"]["message"] and "findings" in final["state"]["message"]
+    assert "high" in final["state"]["message"] and "finding" in final["state"]["message"]
 
     artifacts = stack.artifacts(run["id"])
     assert {
