@@ -25,7 +25,7 @@ _NEAREST_AMONG = 20_000
 _COLUMN = re.compile(r"_ws\.col\.[A-Za-z0-9_.-]{1,60}")
 _SECRET_FIELD = re.compile(
     r"(?i)(?:passw|passwd|passphrase|\bpass$|pwd$|authbasic|authcitrix|authorization(?!Period|-protocol-name)|(?<!dcc)cookie|secret|credential"
-    r"|community$|token$|private_?key|api_?key|\bsmtp\.auth\.|ldap\.simple$|telnet\.data|\.psk)"
+    r"|community$|token$|private_?key|api_?key|\bsmtp\.auth\.|ldap\.simple$|telnet\.data|\.digest\.response$|\.psk)"
 )
 _COMPANIONS = {
     "ftp.request.arg": "ftp.request.command",

@@ -328,7 +328,8 @@ async def test_reveal_shows_them_and_counts_as_a_change(ask: Ask) -> None:
 
 def test_fields_that_hold_secrets_are_known_by_their_names() -> None:
     for name in ("http.authorization", "http2.headers.set_cookie", "snmp.community", "ldap.simple", "imap.request.password",
-                 "smtp.auth.username_password", "pgsql.password", "mqtt.passwd", "telnet.data", "tds.login.password"):  # fmt: skip
+                 "smtp.auth.username_password", "pgsql.password", "mqtt.passwd", "telnet.data", "tds.login.password",
+                 "sip.auth.digest.response"):  # fmt: skip
         assert is_secret_field(name), name
     for name in (
         "ip.src",
