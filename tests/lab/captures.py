@@ -39,6 +39,11 @@ def _missing(program: str) -> str | None:
     return None
 
 
+def has_tshark() -> bool:
+    """Whether there is a tshark to agree with."""
+    return _missing("tshark") is None
+
+
 needs_tshark = pytest.mark.skipif(_missing("tshark") is not None, reason=_missing("tshark") or "")
 """Skips a test where there is no tshark to agree with, and says so."""
 

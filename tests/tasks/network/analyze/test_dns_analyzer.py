@@ -5,7 +5,7 @@ import contextlib
 import random
 import string
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import dns.rrset
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.agreement import asked, decode_as, decode_datagrams_as, generated, saved
 from lab.captures import (
     NOON_NS,
     VARIANTS,
@@ -40,9 +41,9 @@ from blocks.captures import CaptureStore
 from tasks.core.errors import InvalidParameters, NotFound
 from tasks.core.models import ToolResult
 from tasks.core.process import find_program
-from tasks.network.analyze._dns import dissect
+from tasks.network.analyze._dns import DATAGRAMS, STREAMS, dissect
 from tasks.network.analyze._dns_findings import find
-from tasks.network.analyze._dns_local import LLMNR, MDNS, NETBIOS, LocalNames, netbios_name
+from tasks.network.analyze._dns_local import LLMNR, MDNS, NETBIOS, PROTOCOLS, LocalNames, netbios_name
 from tasks.network.analyze._dns_message import (
     ANY,
     RCODES,
@@ -600,25 +601,36 @@ def counted(rows: list[dict[str, Any]], key: str = "name", value: str = "count")
     return {row[key]: row[value] for row in rows if row[value]}
 
 
-def agrees_with_tshark(path: Path, decode_as: Sequence[str] = (), *, names_too: bool = True) -> dict[str, Any]:
-    """Compare everything both count. tshark also dissects what ICMP errors quote, which nobody sent as DNS."""
+def agree(path: Path, *, names_too: bool = True) -> dict[str, Any]:
+    """Compare everything both count. tshark also dissects what ICMP errors quote, which nobody sent as DNS.
+
+    Of a response code it shows the four bits of the header, and of EDNS' upper bits a field of their own.
+    """
     found = read(path)
     rows = tshark_fields(
-        path, "dns && !icmp && !icmpv6", "dns.flags.response", "dns.flags.rcode", "dns.qry.name", "dns.qry.type", "dns.flags.truncated",
-        decode_as=decode_as,
+        path, "(dns || mdns || llmnr || nbns) && !icmp && !icmpv6",
+        "frame.protocols", "dns.flags.response", "dns.flags.rcode", "dns.qry.name", "dns.qry.type", "dns.flags.truncated",
+        "dns.resp.ext_rcode", "nbns.flags.response",
+        decode_as=decode_as(path, "dns", STREAMS, [53]) + decode_datagrams_as(path, "dns", DATAGRAMS, [53, *PROTOCOLS]),
     )  # fmt: skip
     queries: Counter[str] = Counter()
     types: Counter[str] = Counter()
     rcodes: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
+    local: dict[str, Counter[str]] = {"mdns": Counter(), "llmnr": Counter(), "nbns": Counter()}
     truncated = 0
-    for responses, codes, asked, asked_types, cuts in rows:
+    for protocols, responses, codes, names_asked, asked_types, cuts, upper, netbios in rows:
+        kind = protocols.rpartition(":")[2]
+        if kind in local:
+            local[kind].update((netbios if kind == "nbns" else responses).split(","))
+            continue
         kinds.update(responses.split(","))
         if responses.startswith("0"):  # all messages of a frame go one way
-            queries.update("." if name == "<Root>" else name.lower() for name in asked.split(",") if name)
+            queries.update("." if name == "<Root>" else name.lower() for name in names_asked.split(",") if name)
             types.update(type_name(int(kind)) for kind in asked_types.split(",") if kind)
         else:
-            rcodes.update(RCODES[int(code)] for code in codes.split(","))
+            high = int(upper, 16) << 4 if upper and "," not in upper + codes else 0
+            rcodes.update(RCODES.get(code, f"RCODE{code}") for code in (int(low) | high for low in codes.split(",")))
             truncated += cuts.split(",").count("1")
     assert (found["queries"], found["answers"]) == (kinds["0"], kinds["1"])
     assert counted(found["rcodes"]) == rcodes and found["truncated"] == truncated
@@ -627,13 +639,7 @@ def agrees_with_tshark(path: Path, decode_as: Sequence[str] = (), *, names_too: 
         assert counted(found["types"]) == types
     for protocol, theirs in (("mdns", "mdns"), ("llmnr", "llmnr"), ("netbios", "nbns")):
         ours = next((row for row in found["local"] if row["protocol"] == protocol), None)
-        both = Counter(
-            kind
-            for row in tshark_fields(
-                path, theirs, f"{'nbns' if theirs == 'nbns' else 'dns'}.flags.response", decode_as=decode_as
-            )
-            for kind in row[0].split(",")
-        )
+        both = local[theirs]
         assert (ours["queries"], ours["answers"]) == (both["0"], both["1"]) if ours else not both, protocol
     return found
 
@@ -689,21 +695,46 @@ def spoken(seed: int, *, messages_: int = 80, port: int = 53) -> list[Packet]:
 
 
 @needs_tshark
+def test_every_question_of_a_query_counts_and_so_do_reserved_codes_and_upper_bits(tmp_path: Path) -> None:
+    two = dns.message.make_query("a.example", "A", id=1)
+    two.question += dns.message.make_query("b.example", "ANY", id=1).question
+    packets = [Packet(NOON_NS, udp(CLIENT, 40_000, SERVER, 53, two.to_wire()))]
+    for code in (*range(16), 16, 23, 3841):
+        query = dns.message.make_query("c.example", "A", id=code, use_edns=0 if code > 15 else False)
+        answered = answer(query.to_wire(), rcode=code if code > 15 else 0)
+        answered = answered[:3] + bytes([answered[3] & 0xF0 | code & 15]) + answered[4:]
+        packets += [Packet(NOON_NS + code * 10**9, udp(SERVER, 53, CLIENT, 50_000 + code, answered))]
+    found = agree(write_pcap(Capture(packets), tmp_path / "codes.pcap"))
+    assert counted(found["names"], "name", "queries") == {"a.example": 1, "b.example": 1}
+    assert counted(found["types"]) == {"A": 1, "ANY": 1} and found["queries"] == 1
+    assert counted(found["rcodes"]).keys() >= {"RCODE12", "RCODE15", "BADVERS", "BADCOOKIE", "RCODE3841"}
+
+
+@needs_tshark
 @pytest.mark.parametrize("seed", range(3))
 def test_numbers_agree_with_tsharks_on_generated_captures(seed: int, tmp_path: Path) -> None:
-    found = agrees_with_tshark(write_pcap(Capture(spoken(seed)), tmp_path / "dns.pcap"))
+    found = agree(write_pcap(Capture(spoken(seed)), tmp_path / "dns.pcap"))
     assert found["repeated"] and found["unanswered"] and found["over_tcp"] and not found["malformed"]
 
 
 @needs_tshark
 def test_numbers_agree_with_tsharks_on_other_ports_and_where_the_snap_length_cut(tmp_path: Path) -> None:
     other = Capture(spoken(4, port=5999))
-    found = agrees_with_tshark(write_pcap(other, tmp_path / "port.pcap"), ["udp.port==5999,dns", "tcp.port==5999,dns"])
+    found = agree(write_pcap(other, tmp_path / "port.pcap"))
     assert any(item["code"] == "dns.other-port" for item in found["findings"])
     # Only UDP: of a stream, tshark tells what it reassembled in frames, we what was said.
     cut_off = [packet for packet in spoken(5) if packet.data[23] == 17]
-    found = agrees_with_tshark(write_pcap(cut(Capture(cut_off), 75), tmp_path / "cut.pcap"), names_too=False)
+    found = agree(write_pcap(cut(Capture(cut_off), 75), tmp_path / "cut.pcap"), names_too=False)
     assert found["cut"] and not found["malformed"]
+
+
+@needs_tshark
+@generated()
+@given(asked([53, 53, 5300]))
+def test_made_up_queries_are_counted_as_tshark_counts_them(
+    tmp_path_factory: pytest.TempPathFactory, packets: list[Any]
+) -> None:
+    agree(saved(packets, tmp_path_factory.mktemp("made") / "a.pcap"))
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
@@ -733,6 +764,7 @@ def test_what_else_goes_over_udp_is_not_taken_for_dns(tmp_path: Path) -> None:
     assert (found["messages"], found["malformed"], found["coverage"]["packets"]) == (0, 0, 3000)
 
 
+@pytest.mark.unlike_tshark("it counts noise on port 53 as messages")
 def test_noise_on_port_53_is_counted_as_malformed_and_said(tmp_path: Path) -> None:
     chance = random.Random(9)
     packets = [
@@ -806,7 +838,7 @@ async def test_what_was_really_asked_is_what_the_report_says(tmp_path: Path, per
         looked_up = await perform(dns_lookup, params)
         assert looked_up.answers[0].over_tcp  # type: ignore[attr-defined]
         asked["big.lab.test", "TXT"] += 2
-    found = agrees_with_tshark(tmp_path / "real.pcap")
+    found = agree(tmp_path / "real.pcap")
     names_asked: Counter[str] = Counter()
     for (name, _), count in asked.items():
         names_asked[name] += count
