@@ -45,8 +45,8 @@ class Pyshark(CaptureInput):
     layers: list[_Layer] = Field(
         default_factory=list,
         max_length=20,
-        description="Layers of each packet that are wanted, by tshark's names, such as ip and dns; at most 20. Packets with none of them are "
-        "left out. Empty: all layers of every packet.",
+        description="Layers of each packet that are wanted, by tshark's names, such as ip and dns; at most 20. Packets with none of them "
+        "are left out. Empty: all layers of every packet.",
     )
     most: int = Field(20, ge=1, le=1000, description="Most packets decoded, 1 to 1,000: the first that match.")
     decode_as: list[_DecodeAs] = Field(
