@@ -50,6 +50,7 @@ from tasks.network.analyze.tcp_analyzer import TcpReport, tcp_analyzer
 
 Perform = Callable[..., Awaitable[ToolResult]]
 WEB = [(True, b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"), (False, b"HTTP/1.1 200 OK\r\n\r\n" + bytes(5000))]
+MOST_CONVERSATIONS = 10_000
 NO_CHECKSUMS = ["tcp.check_checksum:FALSE"]
 
 
@@ -59,6 +60,18 @@ def every_frame_is_kept() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_tcp_sequence, "MOST_EVIDENCE", 100_000)
         yield
+
+
+def agree(path: Path) -> None:
+    """Packets, bytes and conversations are those of tshark."""
+    facts = dissect(str(path), ALL, MOST_CONVERSATIONS)
+    rows = tshark_fields(path, "tcp && !icmp && !icmpv6", "frame.len", "tcp.len", "tcp.stream")
+    assert facts.packets == len(rows) and facts.bytes == sum(int(row[0]) for row in rows)
+    assert facts.payload_bytes == sum(int(row[1]) for row in rows)
+    assert facts.conversations == len({row[2] for row in rows})
+    ends = [(f"{row['client']}:{row['client_port']}", f"{row['server']}:{row['server_port']}") for row in facts.rows]
+    mine = sorted((*sorted(pair), row["packets"]) for pair, row in zip(ends, facts.rows, strict=True))
+    assert mine == sorted((*sorted([a, b]), to + back) for a, b, to, back in tshark_conversations(path, "tcp"))
 
 
 def codes(facts: TcpFacts) -> set[str]:
@@ -307,22 +320,7 @@ def test_conversations_packets_and_bytes_are_those_of_tshark(tmp_path: Path) -> 
     )
     for name in ("plain", "gre", "qinq", "pcapng-interfaces"):
         path = VARIANTS[name](Capture(packets), tmp_path / name)
-        facts = dissect(str(path), ALL, 100)
-        rows = tshark_fields(path, "tcp", "frame.len", "tcp.len", "tcp.stream")
-        assert facts.packets == len(rows) and facts.bytes == sum(int(row[0]) for row in rows)
-        assert facts.payload_bytes == sum(int(row[1]) for row in rows)
-        assert facts.conversations == len({row[2] for row in rows})
-        mine = sorted(
-            (
-                *sorted([f"{row['client']}:{row['client_port']}", f"{row['server']}:{row['server_port']}"]),
-                row["packets"],
-            )
-            for row in facts.rows
-        )
-        other = sorted(
-            (*sorted([first, second]), to + back) for first, second, to, back in tshark_conversations(path, "tcp")
-        )
-        assert mine == other, name
+        agree(path)
 
 
 @needs_tshark
@@ -347,6 +345,7 @@ def test_pieces_do_not_change_what_is_seen(tmp_path: Path, monkeypatch: pytest.M
     assert ours(path) == whole, "following every packet says the same as recognising the quiet ones at once"
 
 
+@pytest.mark.unlike_tshark("more conversations than are kept")
 def test_memory_of_conversations_is_bounded_and_what_is_left_out_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,6 +425,7 @@ async def test_real_traffic_is_counted_as_tshark_counts_it(tmp_path: Path) -> No
     data=st.binary(max_size=400), kind=st.sampled_from(["junk", "frames", "mutated"]), seed=st.integers(0, 2**32 - 1)
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.unlike_tshark("noise")
 def test_nothing_in_a_file_makes_it_crash(data: bytes, kind: str, seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     path = tmp_path / "fuzz.pcap"
