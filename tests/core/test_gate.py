@@ -339,19 +339,20 @@ async def test_a_resolver_that_hangs_costs_its_deadline_and_no_more(monkeypatch)
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 
-async def test_4096_targets_under_hundreds_of_exclusions_take_less_than_100_ms():
+async def test_the_cost_of_a_decision_grows_with_the_targets_and_not_faster():
     policy = ProbePolicy(
         allow=["10.0.0.0/16", *(f"192.168.{n}.0/24" for n in range(256))],
         exclude=[{"target": f"10.0.{n}.200/30", "reason": "printers"} for n in range(256)],
     )
-    targets = scope(*(f"10.0.{n // 128}.{n % 128}" for n in range(4096)))
-    best = min([await _timed(targets, policy) for _ in range(5)])
-    assert best < 0.1
+    few, many = (scope(*(f"10.0.{n // 128}.{n % 128}" for n in range(count))) for count in (256, 4096))
+    # Side by side, of the processor: other tests run beside this one. `make bench` has the figures.
+    pairs = [(await _timed(few, policy), await _timed(many, policy)) for _ in range(7)]
+    assert min(many for _, many in pairs) < 3 * 16 * min(few for few, _ in pairs)
 
 
 async def _timed(targets: Scope, policy: ProbePolicy) -> float:
-    began = time.process_time()  # of the processor: other tests run beside this one
-    assert len((await admit(targets, policy)).targets) == 4096
+    began = time.process_time()
+    assert len((await admit(targets, policy)).targets) == len(targets.targets)
     return time.process_time() - began
 
 
