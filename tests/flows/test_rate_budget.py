@@ -433,7 +433,11 @@ async def test_a_killed_holder_frees_its_slots_within_a_minute_and_a_half(full_s
             keeper.kill()
             keeper.wait()
         killed = time.monotonic()
-        async with hold("default", 100, 100, wait=120):
-            waited = time.monotonic() - killed
+        waited = None
+        while waited is None:
+            # A server on a busy machine may leave a question unanswered for once; whether the slots come free is another.
+            with contextlib.suppress(Unreachable):
+                async with hold("default", 100, 100, wait=120):
+                    waited = time.monotonic() - killed
     # 60 s of lease from the last renewal, and the service looks every 15 s; a busy machine adds what its server takes.
     assert 30 < waited < 110

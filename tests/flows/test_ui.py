@@ -24,7 +24,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,7 +52,7 @@ def page(browser: Browser, stack: Stack) -> Iterator[Page]:
         # What a person types when the browser asks; without a window nobody can be asked.
         http_credentials={"username": user, "password": password, "origin": downloads},
     )
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     yield context.new_page()
@@ -81,7 +81,7 @@ def open_page(page: Page, stack: Stack, path: str) -> None:
     """Log in where everybody begins, and go to a page of the UI."""
     page.goto(f"{stack.env['PREFECT_UI_URL']}/dashboard")
     answer_login(page, stack)
-    expect(page.get_by_text("Flow Runs").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Flow Runs").first).to_be_visible()
     page.goto(f"{stack.env['PREFECT_UI_URL']}{path}")
 
 
@@ -178,7 +178,7 @@ def test_a_file_that_a_tool_made_has_a_card_of_its_own_on_the_runs_page(
 def test_the_form_of_a_tool_has_its_fields_in_order_and_runs_it(page: Page, stack: Stack) -> None:
     ping = stack.deployment("run-tool/ping")
     open_page(page, stack, f"/deployments/deployment/{ping['id']}/run")
-    expect(page.get_by_text("Add item").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Add item").first).to_be_visible()
     shown = page.locator("body").inner_text()
     position = 0
     for name, field in find_tool("ping").params_model.model_fields.items():
