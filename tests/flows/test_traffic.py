@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gzip
 import os
 import shutil
-import socket
 import time
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.captures import Capture, tcp_talk, write_pcap
+from lab.captures import Capture, datagrams, tcp_talk, write_pcap
 
 import flows.capture_and_analyze as module
 from blocks.captures import CaptureStore
@@ -62,26 +58,6 @@ async def run(store: CaptureStore, **asked: Any) -> Any:
     """Run the flow; gives its final state."""
     with wired(FixedWiring(policies={"default": ProbePolicy()}, captures=store)):
         return await module.capture_and_analyze(analyzers=["tcp"], **asked, return_state=True)
-
-
-@contextlib.asynccontextmanager
-async def datagrams() -> AsyncIterator[int]:
-    """A port on loopback that gets datagrams meanwhile."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        port = receiver.getsockname()[1]
-
-        async def send() -> None:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                while True:
-                    sender.sendto(b"hello", ("127.0.0.1", port))
-                    await asyncio.sleep(0.01)
-
-        sending = asyncio.create_task(send())
-        try:
-            yield port
-        finally:
-            sending.cancel()
 
 
 # --- the capture stays -----------------------------------------------------------------------------------------------

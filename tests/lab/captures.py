@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import ipaddress
 import re
+import socket
 import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -507,6 +508,26 @@ class Recorded:
 
     path: Path
     notes: list[str] = field(default_factory=list)
+
+
+@contextlib.asynccontextmanager
+async def datagrams() -> AsyncIterator[int]:
+    """A port on loopback that gets datagrams meanwhile."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        port = receiver.getsockname()[1]
+
+        async def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                while True:
+                    sender.sendto(b"hello", ("127.0.0.1", port))
+                    await asyncio.sleep(0.01)
+
+        sending = asyncio.create_task(send())
+        try:
+            yield port
+        finally:
+            sending.cancel()
 
 
 @contextlib.asynccontextmanager

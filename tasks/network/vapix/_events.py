@@ -193,30 +193,11 @@ def told_topic(text: Any) -> str:
         return words
 
 
-def told_event(
-    topic: str,
-    *,
-    at: datetime | None,
-    received_at: datetime,
-    change: Change | None = None,
-    source: Mapping[str, str],
-    key: Mapping[str, str],
-    data: Mapping[str, str],
-) -> CameraEvent:
-    """An event as a camera wrote it, with what it means."""
+def told_event(topic: str, data: Mapping[str, str], **fields: Any) -> CameraEvent:
+    """An event as a camera wrote it, with what it means; `fields` are the other ones of `CameraEvent`."""
     spelt = told_topic(topic)
     kind, active = meaning(spelt, data)
-    return CameraEvent(
-        at=at,
-        received_at=received_at,
-        kind=kind,
-        active=active,
-        topic=spelt,
-        change=change,
-        source=dict(source),
-        key=dict(key),
-        data=dict(data),
-    )
+    return CameraEvent(topic=spelt, data=dict(data), kind=kind, active=active, **fields)
 
 
 def moment(milliseconds: Any) -> datetime | None:

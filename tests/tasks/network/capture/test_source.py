@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import os
 import shutil
-import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.captures import datagrams
 from pydantic import ValidationError
 
 from blocks.captures import CaptureStore
@@ -131,22 +130,11 @@ async def test_every_capture_format_is_opened(store: CaptureStore, magic: bytes)
     reason="capturing needs tcpdump and CAP_NET_RAW",
 )
 async def test_a_live_capture_is_recorded_and_then_held(store: CaptureStore) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        port = receiver.getsockname()[1]
-
-        async def send() -> None:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                while True:
-                    sender.sendto(b"hello", ("127.0.0.1", port))
-                    await asyncio.sleep(0.01)
-
-        sending = asyncio.create_task(send())
+    async with datagrams() as port:
         with run_of(store):
             asked = CaptureInput(interface="lo", filter=f"udp port {port}", packets=10, duration=30)
             async with opened(asked) as capture:
                 assert capture.recording is not None and capture.recording.captured == 10
                 assert capture.ref.name.startswith("tcpdump/") and capture.path == store.path(capture.ref.name)
                 assert store.prune(now=time.time() + 90 * 86_400) == []
-        sending.cancel()
     assert len(store.prune(now=time.time() + 90 * 86_400)) == 1
