@@ -412,15 +412,20 @@ def events(
             site or settings().site, since=moment(since), kinds=tuple(kind or ()), loud=not all, limit=limit
         )
     )
-    return _show_events(found, json)
+    return _show_events(
+        found, json, "Nothing happened." if all else "Nothing happened. First looks and fields learned: --all"
+    )
 
 
-def _show_events(found: Sequence[Any], as_json: bool) -> int:
+def _show_events(found: Sequence[Any], as_json: bool, nothing: str = "Nothing happened.") -> int:
     rows = [dataclasses.asdict(entry) for entry in found]
     if as_json:
         emit_json(rows)
         return 0
+    if not rows:
+        say(nothing)
+        return 0
     rows.sort(key=lambda row: row["id"])
     emit_table(rows, columns=("at", "kind", "asset_id", "subject", "ip", "field", "before", "after", "source"))
-    say(f"\n{count(len(rows), 'event')}." if rows else "Nothing happened.")
+    say(f"\n{count(len(rows), 'event')}.")
     return 0
