@@ -37,14 +37,14 @@ def write(path: Path, packets: int) -> int:
     words = np.ndarray((len(view) - 3,), np.dtype("<u4"), view, strides=(1,))
     micros = np.array([time for time, _ in records], np.int64)
     span = int(micros[-1]) + 1000
-    # Clients are 10.0.0.0/8: the second byte says which repetition it is.
+    # Clients are 10.0.0.0/8 and those after it: the first two bytes say which repetition it is.
     sources = at + 16 + 26
     clients = np.where(view[sources] == 10, sources, sources + 4)
     times = -(-packets // len(records))
     with path.open("wb") as file:
         file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1))
         for repetition in range(times):
-            view[clients + 1] = repetition & 0xFF
+            view[clients], view[clients + 1] = 10 + (repetition >> 8), repetition & 0xFF
             moment = micros + repetition * span
             words[at], words[at + 4] = START_SECONDS + moment // 1_000_000, moment % 1_000_000
             file.write(view.tobytes())

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from tasks.network.analyze._frames import ACK, SYN, TCP, Frames, address
 from tasks.network.analyze._records import Ints, Mask
+from tasks.network.analyze._table import Index, Table
 
 MOST_CONVERSATIONS: Final = 200_000
-"""Conversations told apart: up to 1 KB each, and three tables of them fit into 512 MB. Packets of further ones are counted."""
+"""Conversations told apart; packets of further ones are counted. Three tables of them fit into 512 MB of address space."""
 
 _Words = npt.NDArray[np.uint64]
 
@@ -41,48 +42,20 @@ class Assigned:
     segments: Ints
 
 
-class Table:
-    """Columns that grow together, one row for each conversation."""
-
-    def __init__(self) -> None:
-        self._columns: dict[str, npt.NDArray[np.generic]] = {}
-        self._fill: dict[str, int] = {}
-        self.size = 0
-        self._room = 0
-
-    def column(self, name: str, kind: str = "i8", fill: int = 0, width: int = 1) -> None:
-        """Add a column; with a width above 1 it has that many values a row."""
-        shape = (self._room, width) if width > 1 else (self._room,)
-        self._columns[name] = np.full(shape, fill, kind)
-        self._fill[name] = fill
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.int64]:
-        return self._columns[name]  # type: ignore[return-value]
-
-    def grow(self, size: int) -> None:
-        """Have room for so many rows."""
-        if size > self._room:
-            self._room = max(size, 2 * self._room, 1024)
-            for name, old in self._columns.items():
-                new = np.full((self._room, *old.shape[1:]), self._fill[name], old.dtype)
-                new[: len(old)] = old
-                self._columns[name] = new
-        self.size = max(self.size, size)
-
-
 @dataclass
 class Conversations:
     """Conversations of one protocol (`TCP` or `UDP`), or of pairs of addresses (-1: any IP packet)."""
 
     protocol: int
     most: int = MOST_CONVERSATIONS
-    table: Table = field(default_factory=Table)
+    table: Table = field(init=False)
     left_out: int = 0
     """Packets whose conversation is one too many."""
-    _known: dict[bytes, int] = field(default_factory=dict)
+    _index: Index = field(init=False)
     _seed: int = field(default_factory=lambda: secrets.randbits(64))
 
     def __post_init__(self) -> None:
+        self.table, self._index = Table(self.most), Index(self.most)
         self.table.column("version", "i1")
         self.table.column("high", "u8", width=2)
         self.table.column("low", "u8", width=2)
@@ -99,6 +72,7 @@ class Conversations:
 
     def assign(self, frames: Frames) -> Assigned:
         """Find the conversation of each packet of the protocol."""
+        self.table.release()  # of the piece before
         if self.protocol < 0:
             rows = np.flatnonzero(frames.version)
             ports = np.zeros((2, len(rows)), np.int64)
@@ -116,12 +90,20 @@ class Conversations:
         for pair in (high, low, ports):
             pair[:, swapped] = pair[::-1, swapped]
         version = frames.version[rows]
-        order, changes = self._group(version, high, low, ports)
+        hashes, order, changes = self._group(version, high, low, ports)
         rows, side = rows[order], swapped[order].astype(np.int64)
         starts = np.flatnonzero(np.concatenate([[True], changes]))
         firsts = order[starts]
-        keys = _keys(version[firsts], high[:, firsts], low[:, firsts], ports[:, firsts])
-        known = np.array([self._known.get(key, -1) for key in keys], np.int64)
+        table = self.table
+
+        def same(identity: Ints, which: Ints) -> Mask:
+            first = firsts[which]
+            equal: Mask = table["version"][identity] == version[first]
+            for name, pair in (("port", ports), ("low", low), ("high", high)):
+                equal &= (table[name][identity] == pair[:, first].T).all(axis=1)
+            return equal
+
+        known, slots = self._index.find(hashes[firsts], same)
         cuts, group, fresh = starts, np.arange(len(starts)), known < 0
         if self.protocol == TCP and (extra := self._reused(frames, rows, side, starts, known)):
             cuts = np.concatenate([starts, np.array(extra, np.int64)])
@@ -129,7 +111,7 @@ class Conversations:
             cuts = cuts[place]
             group = np.searchsorted(starts, cuts, "right") - 1
             fresh = np.concatenate([fresh, np.ones(len(extra), np.bool_)])[place]
-        segments = self._number(rows, cuts, group, fresh, known, keys)
+        segments = self._number(rows, cuts, group, fresh, known, slots)
         new = np.flatnonzero(fresh & (segments >= 0))
         self._describe(frames, segments[new], rows[cuts[new]], firsts[group[new]], version, high, low, ports)
         lengths = np.diff(np.append(cuts, len(rows)))
@@ -145,18 +127,19 @@ class Conversations:
             self._remember(frames, assigned)
         return assigned
 
-    def _group(self, version: Ints, high: _Words, low: _Words, ports: Ints) -> tuple[Ints, Mask]:
-        """Sort packets by conversation: the order, and where in it another one begins."""
+    def _group(self, version: Ints, high: _Words, low: _Words, ports: Ints) -> tuple[_Words, Ints, Mask]:
+        """Sort packets by conversation: a hash of each packet's, the order, and where in it another one begins."""
         tail = (ports[0] << 24 | ports[1] << 8 | version).astype(np.uint64)
         mixed = _mix(low[0] + np.uint64(self._seed)) + low[1]
         mixed = _mix(mixed) + tail
         columns = [low[0], low[1], tail]
         if high.any():
-            mixed = _mix(_mix(mixed) + high[0]) + high[1]
+            # The hash of a key must not depend on what else is in the piece.
+            mixed = np.where(high[0] | high[1] != 0, _mix(_mix(mixed) + high[0]) + high[1], mixed)
             columns += [high[0], high[1]]
-        mixed = _mix(mixed)
-        order = np.argsort(mixed, kind="stable")
-        mixed = mixed[order]
+        hashes = _mix(mixed)
+        order = np.argsort(hashes, kind="stable")
+        mixed = hashes[order]
         changes = mixed[1:] != mixed[:-1]
         differ = np.zeros(len(changes), np.bool_)
         for values in columns:
@@ -168,9 +151,9 @@ class Conversations:
             for values in columns:
                 values = values[order]  # noqa: PLW2901
                 changes |= values[1:] != values[:-1]
-        return order, changes
+        return hashes, order, changes
 
-    def _number(self, rows: Ints, cuts: Ints, group: Ints, fresh: Mask, known: Ints, keys: list[bytes]) -> Ints:
+    def _number(self, rows: Ints, cuts: Ints, group: Ints, fresh: Mask, known: Ints, slots: Ints) -> Ints:
         """Number the new conversations in the order they begin; -1 where there is no room for them."""
         segments = known[group]
         new = np.flatnonzero(fresh)
@@ -181,8 +164,9 @@ class Conversations:
         segments[new[room:]] = -1
         self.table.grow(first + len(new[:room]))
         # Cuts of one group follow each other: the last one that has a number is what the key means from now on.
-        for index in np.sort(new[:room]).tolist():
-            self._known[keys[group[index]]] = int(segments[index])
+        numbered = np.sort(new[:room])
+        last = numbered[np.append(group[numbered][1:] != group[numbered][:-1], True)] if len(numbered) else numbered
+        self._index.put(slots[group[last]], segments[last])
         return segments
 
     def _describe(
@@ -253,13 +237,16 @@ class Conversations:
 
     def clients(self) -> Ints:
         """`client` of all conversations at once."""
-        table, size = self.table, self.table.size
-        side = (table["port"][:size, 0] <= table["port"][:size, 1]).astype(np.int64)
+        return self.table.each(self._clients)
+
+    def _clients(self, rows: slice) -> Ints:
+        table = self.table
+        side = (table["port"][rows, 0] <= table["port"][rows, 1]).astype(np.int64)
         if self.protocol == TCP:
-            answered = table["syn_ack"][:size].any(axis=1)
-            side = np.where(answered, table["syn_ack"][:size, 0].astype(np.int64), side)
-            opened = table["syn"][:size].any(axis=1)
-            side = np.where(opened, 1 - table["syn"][:size, 0].astype(np.int64), side)
+            answered = table["syn_ack"][rows].any(axis=1)
+            side = np.where(answered, table["syn_ack"][rows, 0].astype(np.int64), side)
+            opened = table["syn"][rows].any(axis=1)
+            side = np.where(opened, 1 - table["syn"][rows, 0].astype(np.int64), side)
         return side
 
     def endpoint(self, identity: int, side: int) -> tuple[str, int]:
@@ -274,13 +261,3 @@ def _mix(value: _Words) -> _Words:
     value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ value >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return value ^ value >> np.uint64(31)
-
-
-_KEY: Final = np.dtype([("high", "u8", 2), ("low", "u8", 2), ("port", "u2", 2), ("version", "u1")])
-
-
-def _keys(version: Ints, high: _Words, low: _Words, ports: Ints) -> list[bytes]:
-    packed = np.empty(len(version), _KEY)
-    packed["high"], packed["low"], packed["port"], packed["version"] = high.T, low.T, ports.T, version
-    raw, size = packed.tobytes(), _KEY.itemsize
-    return [raw[at : at + size] for at in range(0, len(raw), size)]

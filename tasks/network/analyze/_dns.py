@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tasks.network.analyze._dns_findings import find
@@ -18,7 +20,6 @@ from tasks.network.analyze._dns_message import (
 from tasks.network.analyze._dns_stream import DnsStream
 from tasks.network.analyze._dns_traffic import DNS_PORT, Pair, Traffic
 from tasks.network.analyze._engine import Counts, Signature, StreamInfo, read_datagrams, read_streams
-from tasks.network.analyze._percentiles import Durations
 
 if TYPE_CHECKING:
     from tasks.network.analyze._frames import Selection
@@ -130,53 +131,38 @@ def _domains(traffic: Traffic, top: int) -> list[dict[str, Any]]:
 
 
 def _clients(traffic: Traffic, top: int) -> list[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
-    for pair in traffic.pairs.values():
-        row = rows.setdefault(
-            pair.client.address,
-            {"address": pair.client.address, "queries": 0, "answers": 0, "nxdomain": 0, "failed": 0, "unanswered": 0,
-             "repeated": 0, "servers": 0},
-        )  # fmt: skip
-        _add(row, pair, "queries", "answers", "nxdomain", "failed", "unanswered", "repeated")
-        row["servers"] += 1
-    return _first(rows, top)
+    fields = ("queries", "answers", "nxdomain", "failed", "unanswered", "repeated")
+    return _busiest(traffic, lambda pair: pair.client, top, fields, "servers")
 
 
 def _servers(traffic: Traffic, top: int) -> list[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
-    for pair in traffic.pairs.values():
-        server = pair.server
-        row = rows.setdefault(
-            server.address,
-            {"address": server.address, "queries": 0, "answers": 0, "nxdomain": 0, "failed": 0, "unanswered": 0,
-             "unasked": 0, "query_bytes": 0, "answer_bytes": 0, "clients": 0},
-        )  # fmt: skip
-        _add(
-            row,
-            pair,
-            "queries",
-            "answers",
-            "nxdomain",
-            "failed",
-            "unanswered",
-            "unasked",
-            "query_bytes",
-            "answer_bytes",
-        )
-        row["clients"] += 1
-    top_rows = _first(rows, top)
-    for row in top_rows:
+    fields = (
+        "queries", "answers", "nxdomain", "failed", "unanswered", "unasked", "query_bytes", "answer_bytes",
+    )  # fmt: skip
+    rows = _busiest(traffic, lambda pair: pair.server.address, top, fields, "clients")
+    for row in rows:
         server = traffic.servers[row["address"]]
         row["truncated"] = server.truncated
         row["ratio"] = round(row["answer_bytes"] / row["query_bytes"], 1) if row["query_bytes"] else None
-        row["times"] = server.durations.summary() if server.durations.count else Durations().summary()
-    return top_rows
+        row["times"] = server.durations.summary()
+    return rows
 
 
-def _add(row: dict[str, Any], pair: Pair, *fields: str) -> None:
-    for field in fields:
-        row[field] += getattr(pair, field)
-
-
-def _first(rows: dict[str, dict[str, Any]], top: int) -> list[dict[str, Any]]:
-    return sorted(rows.values(), key=lambda row: (-row["queries"], -row["answers"], row["address"]))[:top]
+def _busiest(
+    traffic: Traffic, who: Callable[[Pair], str], top: int, fields: tuple[str, ...], partners: str
+) -> list[dict[str, Any]]:
+    """Rows of those with the most queries. Hosts may be many, so that only theirs are added up."""
+    said: Counter[str] = Counter()
+    for pair in traffic.pairs():
+        said[who(pair)] += (pair.queries << 40) + pair.answers
+    chosen = heapq.nsmallest(top, said.items(), key=lambda item: (-item[1], item[0]))
+    rows: dict[str, dict[str, Any]] = {
+        address: {"address": address, **dict.fromkeys((*fields, partners), 0)} for address, _ in chosen
+    }
+    for pair in traffic.pairs():
+        row = rows.get(who(pair))
+        if row is not None:
+            for name in fields:
+                row[name] += pair.trouble.unasked if name == "unasked" else getattr(pair, name)
+            row[partners] += 1
+    return list(rows.values())

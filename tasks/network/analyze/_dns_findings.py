@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
@@ -11,7 +10,7 @@ from typing import Any, Final
 from tasks.core.words import count
 from tasks.network.analyze._dns_local import LLMNR, MDNS, NETBIOS, LocalNames
 from tasks.network.analyze._dns_message import DNSSEC_ERRORS, EXTENDED_ERRORS, RCODES
-from tasks.network.analyze._dns_traffic import Pair, Server, Traffic
+from tasks.network.analyze._dns_traffic import Server, Traffic
 from tasks.network.analyze._report import plain_finding
 
 MOST_OF_A_KIND: Final = 5
@@ -59,38 +58,39 @@ def _tunnels(traffic: Traffic) -> Iterator[Found]:
 
 
 def _storms(traffic: Traffic) -> Iterator[Found]:
-    for client in traffic.clients.values():
-        if client.storm:
+    for client, refused in traffic.refused.items():
+        if refused.storm:
             # A name each says algorithm, a few names say a broken configuration.
-            names = len(client.storm_names)
-            most = ", ".join(name[:80] for name, _ in client.storm_names.most_common(3))
-            many = names >= client.storm * 0.5
+            names = len(refused.names)
+            most = ", ".join(name[:80] for name, _ in refused.names.most_common(3))
+            many = names >= refused.storm * 0.5
             yield finding(
-                "high" if many and client.storm >= 100 else "medium",
+                "high" if many and refused.storm >= 100 else "medium",
                 "nxdomain-storm",
-                f"{client.address} was told {count(client.storm, 'time')} or more within minutes that a name does not exist"
+                f"{client} was told {count(refused.storm, 'time')} or more within minutes that a name does not exist"
                 + (f" ({most})." if most else "."),
                 "Malware that computes its servers' names, a search list that multiplies every look-up, or a program with a wrong name."
                 if many
                 else "A program or a search list asks for the same wrong names again and again.",
                 "Look at the names: random ones mean an infected host, names with your own domain at the end a search list.",
-                client.storm,
-                client.storm_frames,
+                refused.storm,
+                refused.frames,
             )
 
 
 def _amplification(traffic: Traffic) -> Iterator[Found]:
-    for pair in traffic.pairs.values():
-        if pair.unasked >= UNASKED and pair.unasked > pair.queries:
+    for pair in traffic.pairs():
+        trouble = pair.trouble
+        if trouble.unasked >= UNASKED and trouble.unasked > pair.queries:
             yield finding(
-                "high" if pair.unasked_bytes >= AMPLIFIED_BYTES else "medium",
+                "high" if trouble.unasked_bytes >= AMPLIFIED_BYTES else "medium",
                 "reflected",
-                f"{pair.server.address} sent {count(pair.unasked, 'answer')} ({pair.unasked_bytes:,} bytes) to {pair.client.address} "
+                f"{pair.server.address} sent {count(trouble.unasked, 'answer')} ({trouble.unasked_bytes:,} bytes) to {pair.client} "
                 "for which the capture has no question.",
                 "Somebody sends questions in that address's name, and the answers flood it; or the capture sees one direction only.",
                 "Check that the capture has both directions; then have the upstream filter the answers.",
-                pair.unasked,
-                pair.unasked_frames,
+                trouble.unasked,
+                trouble.unasked_frames,
             )
         elif (
             pair.query_bytes
@@ -98,25 +98,25 @@ def _amplification(traffic: Traffic) -> Iterator[Found]:
             and pair.answer_bytes >= AMPLIFIED * pair.query_bytes
         ):
             ratio = pair.answer_bytes / pair.query_bytes
-            anys = f", {count(pair.any, 'question')} for ANY" if pair.any else ""
+            anys = f", {count(trouble.any, 'question')} for ANY" if trouble.any else ""
             yield finding(
-                "high" if pair.any >= pair.queries * 0.5 else "medium",
+                "high" if trouble.any >= pair.queries * 0.5 else "medium",
                 "amplification",
-                f"{pair.server.address} answered {pair.client.address} with {ratio:.0f} times the bytes of the questions "
+                f"{pair.server.address} answered {pair.client} with {ratio:.0f} times the bytes of the questions "
                 f"({pair.query_bytes:,} to {pair.answer_bytes:,}{anys}).",
                 "Questions with a forged sender make such a server flood the one whose address was used.",
                 "Limit the server to its own clients, switch on response rate limiting, and answer ANY minimally (RFC 8482).",
                 pair.queries,
-                pair.frames,
+                trouble.large_frames,
             )
-        elif pair.any >= UNASKED:
+        elif trouble.any >= UNASKED:
             yield finding(
                 "low",
                 "any",
-                f"{pair.client.address} asked {pair.server.address} {count(pair.any, 'time')} for ANY.",
+                f"{pair.client} asked {pair.server.address} {count(trouble.any, 'time')} for ANY.",
                 "Hardly any program asks for ANY; reconnaissance and amplification do.",
                 "Find out what asks; let the server answer ANY minimally (RFC 8482).",
-                pair.any,
+                trouble.any,
             )
 
 
@@ -136,16 +136,14 @@ def _forged(traffic: Traffic) -> Iterator[Found]:
 
 
 def _unanswered(traffic: Traffic) -> Iterator[Found]:
-    by_server: dict[str, list[Pair]] = defaultdict(list)
-    for pair in traffic.pairs.values():
-        by_server[pair.server.address].append(pair)
-    for address, pairs in by_server.items():
+    for address, server in traffic.servers.items():
+        pairs = server.pairs.values()
         unanswered = sum(pair.unanswered for pair in pairs)
         queries = sum(pair.queries for pair in pairs)
         answers = sum(pair.answers for pair in pairs)
         if not unanswered or (unanswered < FEW and answers):
             continue
-        frames = [frame for pair in pairs for frame in pair.unanswered_frames]
+        frames = [frame for pair in pairs for frame in pair.trouble.unanswered_frames]
         if not answers:
             yield finding(
                 "high" if queries >= FEW else "medium",
@@ -290,16 +288,17 @@ def _ports(traffic: Traffic) -> Iterator[Found]:
 
 
 def _public_resolvers(traffic: Traffic) -> Iterator[Found]:
-    asked: dict[str, list[Pair]] = defaultdict(list)
-    for pair in traffic.pairs.values():
-        if pair.queries and pair.answers and _is_public(pair.server) and _is_private(pair.client.address):
-            asked[pair.server.address].append(pair)
-    for address, pairs in asked.items():
-        queries = sum(pair.queries for pair in pairs)
+    for address, server in traffic.servers.items():
+        if not _is_public(server):
+            continue
+        asked = [pair for pair in server.pairs.values() if pair.queries and pair.answers and _is_private(pair.client)]
+        if not asked:
+            continue
+        queries = sum(pair.queries for pair in asked)
         yield finding(
             "info",
             "public-resolver",
-            f"{count(len(pairs), 'inner client')} asked {address} on the internet {count(queries, 'time')}.",
+            f"{count(len(asked), 'inner client')} asked {address} on the internet {count(queries, 'time')}.",
             "Names asked for outside leave the network readable, and pass by the inner resolver's filters and logs.",
             "If clients have to use the inner resolver, block port 53 to the outside for all others.",
             queries,

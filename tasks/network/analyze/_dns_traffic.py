@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
+from collections.abc import Iterator
 from typing import Final
 
 from tasks.network.analyze._dns_message import ANY, AXFR, IXFR, QR, TC, Malformed, Message, Question, Reader
@@ -13,9 +14,13 @@ from tasks.network.analyze._percentiles import Durations
 SECOND: Final = 1_000_000_000
 REPEAT_NS: Final = 30 * SECOND
 """The same question with the same id and ports within this time is the same query, sent again."""
+ANSWERED_NS: Final = 10 * SECOND
+"""A query that was answered may be sent again, or answered again, within this time: the answer was lost behind the capture."""
 LATE_NS: Final = 2 * SECOND
 """A query so close to the capture's end may have been answered after it."""
 MOST_OPEN: Final = 40_000
+FIRST_OPEN: Final = 5_000
+"""Transactions from which on those are forgotten that nobody waits for."""
 MOST_PAIRS: Final = 50_000
 MOST_WAITING: Final = 10_000
 STORM_ANSWERS: Final = 30
@@ -42,45 +47,63 @@ class Transaction:
         self.answer = 0
 
 
-class Pair:
-    """What a client asked a server."""
+class Trouble:
+    """What few pairs have: answers without a question, large ones, none."""
 
-    __slots__ = (
-        "answer_bytes", "answers", "any", "client", "failed", "frames", "largest", "nxdomain", "queries", "query_bytes",
-        "repeated", "server", "unanswered", "unanswered_frames", "unasked", "unasked_bytes", "unasked_frames",
-    )  # fmt: skip
+    __slots__ = ("any", "large_frames", "unanswered_frames", "unasked", "unasked_bytes", "unasked_frames")
 
-    def __init__(self, client: Client, server: Server) -> None:
-        self.client = client
-        self.server = server
-        self.queries = self.answers = self.nxdomain = self.failed = self.any = 0
-        self.query_bytes = self.answer_bytes = self.largest = 0  # over UDP: nobody forges the sender of a TCP stream
-        self.repeated = self.unanswered = self.unasked = self.unasked_bytes = 0
-        self.frames: list[int] = []
+    def __init__(self) -> None:
+        self.any = self.unasked = self.unasked_bytes = 0
+        self.large_frames: list[int] = []
         self.unanswered_frames: list[int] = []
         self.unasked_frames: list[int] = []
 
 
-class Client:
-    """Who asks."""
+NO_TROUBLE: Final = Trouble()
 
-    __slots__ = ("address", "nxdomain_times", "storm", "storm_frames", "storm_names")
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.nxdomain_times: deque[int] = deque(maxlen=STORM_ANSWERS)
+class Pair:
+    """What a client asked a server. There are as many as hosts: what few of them have is made when they have it."""
+
+    __slots__ = (
+        "answer_bytes", "answers", "client", "failed", "largest", "nxdomain", "queries", "query_bytes", "repeated", "server", "trouble",
+        "unanswered",
+    )  # fmt: skip
+
+    def __init__(self, client: str, server: Server) -> None:
+        self.client = client
+        self.server = server
+        self.queries = self.answers = self.nxdomain = self.failed = self.repeated = self.unanswered = 0
+        self.query_bytes = self.answer_bytes = self.largest = 0  # over UDP: nobody forges the sender of a TCP stream
+        self.trouble = NO_TROUBLE
+
+    def in_trouble(self) -> Trouble:
+        """Its own troubles, to add to."""
+        if self.trouble is NO_TROUBLE:
+            self.trouble = Trouble()
+        return self.trouble
+
+
+class Refused:
+    """A client that asked for names that do not exist."""
+
+    __slots__ = ("frames", "names", "storm", "times")
+
+    def __init__(self) -> None:
+        self.times: deque[int] = deque(maxlen=STORM_ANSWERS)
         self.storm = 0
-        self.storm_frames: list[int] = []
-        self.storm_names: Counter[str] = Counter()
+        self.frames: list[int] = []
+        self.names: Counter[str] = Counter()
 
 
 class Server:
-    """Who answers."""
+    """Who answers, and whom."""
 
-    __slots__ = ("address", "durations", "failed_frames", "odd_ports", "rcodes", "truncated")
+    __slots__ = ("address", "durations", "failed_frames", "odd_ports", "pairs", "rcodes", "truncated")
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.pairs: dict[str, Pair] = {}
         self.durations = Durations()
         self.rcodes: Counter[int] = Counter()
         self.truncated = 0
@@ -95,10 +118,11 @@ class Traffic:
         self.names = names = Names()
         self.reader = Reader()
         self.reader.evicted = lambda questions: names.fold(questions.values())
-        self.pairs: dict[tuple[str, str], Pair] = {}
-        self.clients: dict[str, Client] = {}
         self.servers: dict[str, Server] = {}
+        self.pair_count = 0
+        self.refused: dict[str, Refused] = {}
         self.open: dict[tuple[str, int, str, int, int, bool], Transaction] = {}
+        self.most_open = FIRST_OPEN
         self.messages = self.queries = self.answers = self.tcp_messages = self.cut = 0
         self.durations = Durations()
         self.slowest: list[tuple[int, int, str, str, int]] = []
@@ -153,23 +177,32 @@ class Traffic:
         if message.flags & 0x7800:
             self.opcodes[message.flags >> 11 & 15] += 1
         if message.flags & QR:
-            pair = self.pairs.get((destination, source)) or self._pair(destination, source)
+            server = self.servers.get(source)
+            pair = (server.pairs.get(destination) if server is not None else None) or self._pair(destination, source)
             self._answer(message, data, time_ns, frame, pair, destination_port, source_port, tcp)
         else:
-            pair = self.pairs.get((source, destination)) or self._pair(source, destination)
+            server = self.servers.get(destination)
+            pair = (server.pairs.get(source) if server is not None else None) or self._pair(source, destination)
             self._query(message, len(data), time_ns, frame, pair, source_port, destination_port, tcp)
         return True
 
     def _pair(self, client: str, server: str) -> Pair:
-        if len(self.pairs) >= MOST_PAIRS:
+        if self.pair_count >= MOST_PAIRS:
             # A flood with forged senders: those beyond the limit are counted as one.
             client = server = "others"
-            if (client, server) in self.pairs:
-                return self.pairs[client, server]
-        pair = self.pairs[client, server] = Pair(
-            self.clients.setdefault(client, Client(client)), self.servers.setdefault(server, Server(server))
-        )
+        answering = self.servers.get(server)
+        if answering is None:
+            answering = self.servers[server] = Server(server)
+        pair = answering.pairs.get(client)
+        if pair is None:
+            pair = answering.pairs[client] = Pair(client, answering)
+            self.pair_count += 1
         return pair
+
+    def pairs(self) -> Iterator[Pair]:
+        """All pairs, server by server."""
+        for server in self.servers.values():
+            yield from server.pairs.values()
 
     def _query(
         self, message: Message, size: int, time_ns: int, frame: int, pair: Pair, client_port: int, server_port: int, tcp: bool
@@ -182,7 +215,7 @@ class Traffic:
                 asked.frame = frame
             asked.queries += 1
             if asked.type == ANY:
-                pair.any += 1
+                pair.in_trouble().any += 1
         if message.udp_size >= 0:
             self.edns_sizes[message.udp_size] += 1
             if message.do:
@@ -196,12 +229,12 @@ class Traffic:
             pair.server.odd_ports[server_port] = frame
         if tcp:
             if self.truncated_waiting and question is not None:
-                waiting = (pair.client.address, pair.server.address, question.folded, question.type)
+                waiting = (pair.client, pair.server.address, question.folded, question.type)
                 if self.truncated_waiting.pop(waiting, None) is not None:
                     self.retried += 1
         else:
             pair.query_bytes += size
-        key = (pair.client.address, client_port, pair.server.address, server_port, message.ident, tcp)
+        key = (pair.client, client_port, pair.server.address, server_port, message.ident, tcp)
         known = self.open.get(key)
         if known is not None:
             if _same(known.question, question) and time_ns - known.time_ns < REPEAT_NS:
@@ -212,7 +245,7 @@ class Traffic:
             del self.open[key]  # the new one goes to the end: the order is that of time
             if not known.answers:
                 self._gave_up(known)
-        elif len(self.open) >= MOST_OPEN:
+        elif len(self.open) >= self.most_open:
             self._let_go(time_ns)
         self.open[key] = Transaction(time_ns, question, frame, size, pair, tcp)
 
@@ -226,24 +259,25 @@ class Traffic:
         pair.answers += 1
         self.rcodes[rcode] += 1
         server.rcodes[rcode] += 1
-        known = self.open.get((pair.client.address, client_port, server.address, server_port, message.ident, tcp))
+        known = self.open.get((pair.client, client_port, server.address, server_port, message.ident, tcp))
         question = message.questions[0] if message.questions else known.question if known is not None else None
         if not tcp:
             pair.answer_bytes += size
             if size > pair.largest:
                 pair.largest = size
-                if size > 512 and len(pair.frames) < MOST_FRAMES:
-                    pair.frames.append(frame)
+                if size > 512 and len(pair.trouble.large_frames) < MOST_FRAMES:
+                    pair.in_trouble().large_frames.append(frame)
         if question is not None:
             question.answer_bytes += size
             if not question.frame:
                 question.frame = frame
         if known is None:
             self.unasked += 1
-            pair.unasked += 1
-            pair.unasked_bytes += size
-            if len(pair.unasked_frames) < MOST_FRAMES:
-                pair.unasked_frames.append(frame)
+            trouble = pair.in_trouble()
+            trouble.unasked += 1
+            trouble.unasked_bytes += size
+            if len(trouble.unasked_frames) < MOST_FRAMES:
+                trouble.unasked_frames.append(frame)
         elif not known.answers:
             known.answers = 1
             known.answer = hash(data)
@@ -265,7 +299,7 @@ class Traffic:
             self.truncated += 1
             server.truncated += 1
             if not tcp and question is not None and len(self.truncated_waiting) < MOST_WAITING:
-                waiting = (pair.client.address, server.address, question.folded, question.type)
+                waiting = (pair.client, server.address, question.folded, question.type)
                 self.truncated_waiting.setdefault(waiting, frame)
         if flags & 0x20:
             self.dnssec["ad"] += 1
@@ -283,7 +317,7 @@ class Traffic:
             and not rcode
             and len(self.transfers) < MOST_SLOWEST
         ):
-            self.transfers.append((question.name, pair.client.address, server.address, frame, message.answers))
+            self.transfers.append((question.name, pair.client, server.address, frame, message.answers))
 
     def _slow(self, duration: int, frame: int, question: Question | None, server: str) -> None:
         entry = (
@@ -309,7 +343,7 @@ class Traffic:
     def _forged(self, frame: int, pair: Pair, name: str) -> None:
         self.forged_count += 1
         if len(self.forged) < MOST_SLOWEST:
-            self.forged.append((frame, pair.client.address, pair.server.address, name))
+            self.forged.append((frame, pair.client, pair.server.address, name))
 
     def _failed(self, rcode: int, time_ns: int, frame: int, pair: Pair, question: Question | None) -> None:
         if rcode != 3:
@@ -321,39 +355,47 @@ class Traffic:
                 frames.append(frame)
             return
         pair.nxdomain += 1
-        client = pair.client
-        times = client.nxdomain_times
-        times.append(time_ns)
         if question is not None:
             question.nxdomain += 1
+        refused = self.refused.get(pair.client)
+        if refused is None:
+            refused = self.refused[pair.client] = Refused()
+        times = refused.times
+        times.append(time_ns)
         if len(times) == STORM_ANSWERS and time_ns - times[0] <= STORM_NS:
-            client.storm += STORM_ANSWERS if not client.storm else 1
-            if len(client.storm_frames) < MOST_FRAMES:
-                client.storm_frames.append(frame)
-            if question is not None and len(client.storm_names) < 1000:
-                client.storm_names[question.folded] += 1
+            refused.storm += STORM_ANSWERS if not refused.storm else 1
+            if len(refused.frames) < MOST_FRAMES:
+                refused.frames.append(frame)
+            if question is not None and len(refused.names) < 1000:
+                refused.names[question.folded] += 1
 
     def _gave_up(self, transaction: Transaction) -> None:
         self.unanswered += 1
         pair = transaction.pair
         pair.unanswered += 1
-        if len(pair.unanswered_frames) < MOST_FRAMES:
-            pair.unanswered_frames.append(transaction.frame)
+        if len(pair.trouble.unanswered_frames) < MOST_FRAMES:
+            pair.in_trouble().unanswered_frames.append(transaction.frame)
 
     def _let_go(self, now_ns: int) -> None:
-        """Forget the older half of the transactions; those answered, or older than anybody waits, first."""
+        """Forget transactions older than anybody waits; of what is too much then, those answered and the oldest."""
+        self._forget(now_ns, ANSWERED_NS)
+        if len(self.open) > MOST_OPEN * 4 // 5:
+            self._forget(now_ns, SECOND)
+            for key in list(self.open)[: max(0, len(self.open) - MOST_OPEN // 2)]:
+                transaction = self.open.pop(key)
+                if not transaction.answers:
+                    self._gave_up(transaction)
+        # Some more before the next look, which costs a step for each of them.
+        self.most_open = max(FIRST_OPEN, len(self.open) * 5 // 4)
+
+    def _forget(self, now_ns: int, answered_ns: int) -> None:
+        """Keep what waits for its answer, and what was answered within so many nanoseconds."""
         kept: dict[tuple[str, int, str, int, int, bool], Transaction] = {}
         for key, transaction in self.open.items():
-            if transaction.answers:
-                if now_ns - transaction.time_ns < SECOND:
-                    kept[key] = transaction
-            elif now_ns - transaction.time_ns > REPEAT_NS:
-                self._gave_up(transaction)
-            else:
+            age_ns = now_ns - transaction.time_ns
+            if age_ns <= (answered_ns if transaction.answers else REPEAT_NS):
                 kept[key] = transaction
-        for key in list(kept)[: max(0, len(kept) - MOST_OPEN // 2)]:
-            transaction = kept.pop(key)
-            if not transaction.answers:
+            elif not transaction.answers:
                 self._gave_up(transaction)
         self.open = kept
 

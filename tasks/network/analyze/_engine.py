@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,18 @@ from tasks.network.analyze._wanted import Signature, Verdicts
 
 MOST_STREAMS: Final = 20_000
 """Conversations read at once; when there are more, those that began first are ended."""
+MOST_NAMES: Final = 5_000
+"""Conversations whose addresses are kept as text."""
 MOST_WAITING_BYTES: Final = 64 << 20
 """Bytes that wait for missing ones, in all conversations together."""
 MOST_HELD: Final = 4
 """Payloads kept of a conversation whose other side has not spoken yet: what it says decides."""
-MOST_HELD_BYTES: Final = 16 << 20
+MOST_HELD_BYTES: Final = 4 << 20
+"""Of all those payloads together; what was said longest ago gives way, since answers come soon."""
+_HELD_OVERHEAD: Final = 400
+"""Bytes of a held payload's objects beside its own."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -71,8 +78,7 @@ def read_datagrams(path: str | Path, selection: Selection, signature: Signature,
     """
     conversations = Conversations(UDP)
     verdicts = Verdicts(conversations, signature)
-    held: dict[int, list[Datagram]] = {}
-    held_bytes = 0
+    held: _Held[Datagram] = _Held(lambda datagram: len(datagram.payload))
     names = _Names(conversations)
     for frames in read_frames(path, selection, counts):
         assigned = conversations.assign(frames)
@@ -82,22 +88,49 @@ def read_datagrams(path: str | Path, selection: Selection, signature: Signature,
         early: list[Datagram] = []
         if held:
             for identity in assigned.segments[conversations.table["verdict"][assigned.segments] != 0].tolist():
-                kept = held.pop(identity, [])
-                held_bytes -= sum(len(datagram.payload) for datagram in kept)
+                kept = held.take(identity)
                 if conversations.table["verdict"][identity] == 1:
                     early += kept
         early.sort(key=lambda datagram: datagram.number)
         counts.analyzed += len(early) + len(wanted)
         yield from early
         yield from names.datagrams(frames, assigned, wanted)
-        if len(undecided) and held_bytes < MOST_HELD_BYTES:
-            made = names.datagrams(frames, assigned, undecided, in_order=False)
-            for identity, datagram in zip(assigned.ids[undecided].tolist(), made, strict=True):
-                kept = held.setdefault(identity, [])
-                if len(kept) < MOST_HELD and held_bytes < MOST_HELD_BYTES:
-                    kept.append(datagram)
-                    held_bytes += len(datagram.payload)
+        made = names.datagrams(frames, assigned, undecided, in_order=False)
+        for identity, datagram in zip(assigned.ids[undecided].tolist(), made, strict=True):
+            held.keep(identity, datagram)
     _note_left_out(conversations, counts)
+
+
+class _Held(Generic[T]):
+    """What was said in conversations that are not decided on.
+
+    Args:
+        size: Bytes of one payload.
+    """
+
+    def __init__(self, size: Callable[[T], int]) -> None:
+        self._size = size
+        self._kept: dict[int, list[T]] = {}
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def keep(self, identity: int, item: T) -> None:
+        """Keep one payload of a conversation, unless that has enough."""
+        kept = self._kept.setdefault(identity, [])
+        if len(kept) >= MOST_HELD:
+            return
+        kept.append(item)
+        self._bytes += self._size(item) + _HELD_OVERHEAD
+        while self._bytes > MOST_HELD_BYTES:
+            self.take(next(iter(self._kept)))
+
+    def take(self, identity: int) -> list[T]:
+        """What is kept of a conversation, and no longer is."""
+        kept = self._kept.pop(identity, [])
+        self._bytes -= sum(self._size(item) + _HELD_OVERHEAD for item in kept)
+        return kept
 
 
 class _Names:
@@ -111,7 +144,7 @@ class _Names:
         """Address and port of both sides."""
         names = self.known.get(identity)
         if names is None:
-            if len(self.known) > 50_000:
+            if len(self.known) > MOST_NAMES:
                 self.known.clear()
             endpoint = self.conversations.endpoint
             names = self.known[identity] = endpoint(identity, 0), endpoint(identity, 1)
@@ -179,8 +212,7 @@ class _StreamReader:
         self.verdicts = Verdicts(self.conversations, signature)
         self.make, self.counts = make, counts
         self.live: dict[int, Stream] = {}
-        self.held: dict[int, list[_Row]] = {}
-        self.held_bytes = 0
+        self.held: _Held[_Row] = _Held(lambda row: len(row[7]))
         self.ended_early = 0
 
     def read(self, path: str | Path, selection: Selection) -> None:
@@ -202,8 +234,7 @@ class _StreamReader:
         if self.held:
             early: list[_Row] = []
             for identity in assigned.segments[verdict[assigned.segments] != 0].tolist():
-                kept = self.held.pop(identity, [])
-                self.held_bytes -= sum(len(row[7]) for row in kept)
+                kept = self.held.take(identity)
                 if verdict[identity] == 1:
                     early += kept
             for row in sorted(early):
@@ -212,12 +243,8 @@ class _StreamReader:
         useful = wanted[(frames.payload_wire[rows] > 0) | (frames.flags[rows] & (FIN | RST) != 0)]
         for row in _rows(frames, assigned, useful[np.argsort(assigned.rows[useful], kind="stable")]):
             self._feed(row)
-        if len(undecided) and self.held_bytes < MOST_HELD_BYTES:
-            for row in _rows(frames, assigned, undecided):
-                kept = self.held.setdefault(row[2], [])
-                if len(kept) < MOST_HELD and self.held_bytes < MOST_HELD_BYTES:
-                    kept.append(row)
-                    self.held_bytes += len(row[7])
+        for row in _rows(frames, assigned, undecided):
+            self.held.keep(row[2], row)
         if len(self.live) > 64 and sum(stream.waiting_bytes for stream in self.live.values()) > MOST_WAITING_BYTES:
             for stream in self.live.values():
                 stream.give_up_waiting()

@@ -149,17 +149,32 @@ class _Reader:
         return counts[client], counts[1 - client]
 
     def _handshake_times(self) -> dict[str, dict[str, Any]]:
-        table, size = self.conversations.table, len(self.conversations)
-        asked, answered, done = (table[name][:size] for name in ("syn_ns", "syn_ack_ns", "first_ack_ns"))
-        pairs = {"server": (asked, answered), "client": (answered, done), "whole": (asked, done)}
-        return {name: _percentiles((b - a)[(a >= 0) & (b >= a)]) for name, (a, b) in pairs.items()}
+        table = self.conversations.table
+
+        def between(first: str, then: str) -> dict[str, Any]:
+            def taken(rows: slice) -> Ints:
+                a, b = table[first][rows], table[then][rows]
+                return (b - a)[(a >= 0) & (b >= a)]
+
+            return _percentiles(table.each(taken))
+
+        return {
+            "server": between("syn_ns", "syn_ack_ns"),
+            "client": between("syn_ack_ns", "first_ack_ns"),
+            "whole": between("syn_ns", "first_ack_ns"),
+        }
 
     def _troubled(self) -> list[dict[str, Any]]:
         """Conversations with the most trouble: sent again, lost, out of order, closed windows."""
-        size = len(self.conversations)
-        events = self.conversations.table["events"][:size].reshape(size, 2, len(Event)).sum(axis=1)
-        bad = events[:, [e for e in Event if e not in (Event.KEEP_ALIVE, Event.DUPLICATE_ACK)]].sum(axis=1)
-        return [self.row(identity) for identity in largest(bad.astype(np.int64), self.top) if bad[identity]]
+        table = self.conversations.table
+        columns = [
+            side * len(Event) + event
+            for event in Event
+            if event not in (Event.KEEP_ALIVE, Event.DUPLICATE_ACK)
+            for side in (0, 1)
+        ]
+        bad = table.each(lambda rows: table["events"][rows][:, columns].sum(axis=1, dtype=np.int64))
+        return [self.row(identity) for identity in largest(bad, self.top) if bad[identity]]
 
     def _unwell(self, scanners: set[str]) -> list[dict[str, Any]]:
         """Ports that refuse, do not answer or reset; what scanners asked for is theirs to answer for."""
@@ -202,7 +217,7 @@ class _Reader:
         stray: dict[object, int] = defaultdict(int)
         failed = np.isin(self.endings, _FAILED)
         # An open port of a scan ends with RST, before anything was said.
-        silent = (self.endings == Ending.RESET) & (table["payload"][: len(failed)].sum(axis=1) == 0)
+        silent = (self.endings == Ending.RESET) & table.each(lambda rows: table["payload"][rows].sum(axis=1) == 0)
         for identity in np.flatnonzero(failed | silent).tolist():
             here = self.conversations.endpoint(identity, int(client[identity]))[0]
             server, port = self.conversations.endpoint(identity, 1 - int(client[identity]))

@@ -76,20 +76,23 @@ class Handshakes:
 
     def endings(self) -> Ints:
         """What became of each conversation."""
-        table, size = self.conversations.table, len(self.conversations)
-        flags = table["flags"][:size].astype(np.int64)
+        return self.conversations.table.each(self._endings)
+
+    def _endings(self, rows: slice) -> Ints:
+        table = self.conversations.table
+        flags = table["flags"][rows].astype(np.int64)
         both, either = flags[:, 0] & flags[:, 1], flags[:, 0] | flags[:, 1]
-        opened, answered = table["syn"][:size].any(axis=1), table["syn_ack"][:size].any(axis=1)
-        ending = np.full(size, Ending.OPEN, np.int64)
+        opened, answered = table["syn"][rows].any(axis=1), table["syn_ack"][rows].any(axis=1)
+        ending = np.full(len(flags), Ending.OPEN, np.int64)
         ending[both & FIN != 0] = Ending.CLOSED
         ending[either & RST != 0] = Ending.RESET
-        acked = table["first_ack_ns"][:size] >= 0
-        client = np.where(table["syn"][:size, 0] != 0, 0, 1)
-        who = np.arange(size)
+        acked = table["first_ack_ns"][rows] >= 0
+        client = np.where(table["syn"][rows, 0] != 0, 0, 1)
+        who = np.arange(len(flags))
         said = flags[who, client] | flags[who, 1 - client]
         ending[opened & answered & ~acked & (said & (PSH | FIN) == 0)] = Ending.HALF_OPEN
         ending[opened & ~answered & (flags[who, 1 - client] & RST != 0)] = Ending.REFUSED
         ending[opened & ~answered & (flags[who, 1 - client] == 0)] = Ending.UNANSWERED
-        first = table["first_flags"][:size]
+        first = table["first_flags"][rows]
         ending[~opened & ~answered & ((first == 0) | (first == FIN) | (first == FIN | PSH | _URG))] = Ending.STRAY
         return ending

@@ -131,19 +131,18 @@ class _Reader:
             self.refused.add((error.source, error.source_port, error.destination, error.destination_port))
 
     def facts(self, counts: Counts) -> UdpFacts:
-        table, size = self.conversations.table, len(self.conversations)
-        packets, self.bytes = table["packets"][:size], table["bytes"][:size]
-        self.answered: Mask = np.all(packets > 0, axis=1)
-        self.servers = self._servers()
-        port = table["port"][:size][np.arange(size), self.servers]
-        self.one_way = ~self.answered & (self._group() | np.isin(port, list(ONE_WAY)))
+        table = self.conversations.table
+        self.answered: Mask = table.each(lambda rows: np.all(table["packets"][rows] > 0, axis=1))
+        self.servers = table.each(self._servers)
+        port = self._of(self.servers, "port")
+        self.one_way = ~self.answered & (table.each(self._group) | np.isin(port, list(ONE_WAY)))
         unanswered = ~self.answered & ~self.one_way
         return UdpFacts(
             coverage=counts.coverage(),
             packets=counts.analyzed,
             bytes=self.wire_bytes,
             payload_bytes=self.payload_bytes,
-            conversations=size,
+            conversations=len(self.conversations),
             answered=int(self.answered.sum()),
             unanswered=int(unanswered.sum()),
             one_way=int(self.one_way.sum()),
@@ -162,21 +161,25 @@ class _Reader:
             fragment_frames=self.fragment_frames,
         )
 
-    def _servers(self) -> Ints:
+    def _of(self, sides: Ints, name: str) -> Ints:
+        """A column's values of one side of each conversation."""
+        table = self.conversations.table
+        return table.each(lambda rows: np.take_along_axis(table[name][rows], sides[rows, None], axis=1)[:, 0])
+
+    def _servers(self, rows: slice) -> Ints:
         """The side that is asked: a well-known service's, else who did not speak first."""
-        table, size = self.conversations.table, len(self.conversations)
-        port = table["port"][:size]
-        side = 1 - table["asker"][:size].astype(np.int64)
+        port = self.conversations.table["port"][rows]
+        side = 1 - self.conversations.table["asker"][rows].astype(np.int64)
         for known in (port < 1024, np.isin(port, list(AMPLIFIERS))):
             side = np.where(known[:, 0] & ~known[:, 1], 0, side)
             side = np.where(known[:, 1] & ~known[:, 0], 1, side)
         return side
 
-    def _group(self) -> Mask:
+    def _group(self, rows: slice) -> Mask:
         """Conversations with a multicast or broadcast address: answers come from other addresses, or not at all."""
-        table, size = self.conversations.table, len(self.conversations)
-        four = (table["version"][:size] == 4)[:, None]
-        low, high = table["low"][:size], table["high"][:size]
+        table = self.conversations.table
+        four = (table["version"][rows] == 4)[:, None]
+        low, high = table["low"][rows], table["high"][rows]
         group: Mask = four & ((low >> np.uint64(28) == 14) | (low == 0xFFFFFFFF) | (low & np.uint64(0xFF) == 0xFF))
         group = group | ~four & (high >> np.uint64(56) == 0xFF)
         return group[:, 0] | group[:, 1]
@@ -203,12 +206,12 @@ class _Reader:
         }
 
     def _ports(self, port: Ints) -> list[dict[str, Any]]:
-        table, size = self.conversations.table, len(self.conversations)
+        table = self.conversations.table
         values, place = np.unique(port, return_inverse=True)
         conversations = np.bincount(place, minlength=len(values))
         packets, sizes = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
-        np.add.at(packets, place, table["packets"][:size].sum(axis=1))
-        np.add.at(sizes, place, self.bytes.sum(axis=1))
+        np.add.at(packets, place, table.each(lambda rows: table["packets"][rows].sum(axis=1)))
+        np.add.at(sizes, place, table.each(lambda rows: table["bytes"][rows].sum(axis=1)))
         answered = np.bincount(place, weights=self.answered, minlength=len(values))
         order = np.argsort(-sizes, kind="stable")[: self.top]
         columns = {
@@ -247,11 +250,9 @@ class _Reader:
 
     def _amplification(self) -> dict[str, list[dict[str, Any]]]:
         """Services that answer with far more than they were asked, and answers nobody asked for."""
-        table, size = self.conversations.table, len(self.conversations)
-        who = np.arange(size)
-        answers, questions = table["payload"][:size][who, self.servers], table["payload"][:size][who, 1 - self.servers]
-        port = table["port"][:size][who, self.servers]
-        spoke = table["packets"][:size][who, self.servers] > 0
+        table = self.conversations.table
+        answers, questions = self._of(self.servers, "payload"), self._of(1 - self.servers, "payload")
+        port, spoke = self._of(self.servers, "port"), self._of(self.servers, "packets") > 0
         groups: dict[str, dict[tuple[str, int], dict[str, Any]]] = {"amplifiers": {}, "unasked": {}}
         for identity in np.flatnonzero(spoke & np.isin(port, list(AMPLIFIERS)) & (answers > questions)).tolist():
             server = self.conversations.endpoint(identity, int(self.servers[identity]))

@@ -39,7 +39,8 @@ class Volume:
 
     def largest(self, top: int) -> list[int]:
         """The conversations with the most bytes."""
-        return largest(self.conversations.table["bytes"][: len(self.conversations)].sum(axis=1), top)
+        table = self.conversations.table
+        return largest(table.each(lambda rows: table["bytes"][rows].sum(axis=1)), top)
 
     def duration_ns(self, identity: int) -> int:
         """Time from a conversation's first packet to its last."""

@@ -68,7 +68,8 @@ class Verdicts:
         """Decide about the conversations of a piece.
 
         Returns:
-            Positions in `assigned.rows` of packets of wanted conversations, and of payload that may turn out to be wanted.
+            Positions in `assigned.rows` of packets of wanted conversations, and of payload that may turn out to be wanted, the
+            latter in the order of the capture.
         """
         table, verdict = self.conversations.table, self.conversations.table["verdict"]
         fresh = assigned.segments[verdict[assigned.segments] == _UNDECIDED]
@@ -81,7 +82,7 @@ class Verdicts:
         decided = verdict[assigned.ids]
         yes = np.flatnonzero(decided == _YES)
         open_still = np.flatnonzero((decided == _UNDECIDED) & (frames.payload_length[assigned.rows] > 0))
-        return yes, open_still
+        return yes, open_still[np.argsort(assigned.rows[open_still], kind="stable")]
 
     def _look(self, frames: Frames, assigned: Assigned) -> None:
         table = self.conversations.table

@@ -137,6 +137,8 @@ class _Summary:
 
     def facts(self, counts: Counts) -> CaptureFacts:
         """What all pieces add up to."""
+        for conversations in (self.pairs, self.tcp, self.udp):
+            conversations.table.release()
         talkers, addresses = self._talkers()
         named = {
             name: int(self.flags[[value for value in range(256) if value & bit]].sum()) for name, bit in _FLAGS.items()
@@ -188,11 +190,14 @@ class _Summary:
         for name in ("high", "low"):
             key[name] = table[name][:size].T.ravel()
         key["version"] = np.tile(table["version"][:size], 2)
+        table.release()
         ends, place = np.unique(key, return_inverse=True)
+        del key
         columns: dict[str, Ints] = {}
         for name in ("packets", "bytes"):
             sent = table[name][:size].T.ravel()
             received = table[name][:size, ::-1].T.ravel()
+            table.release()
             for how, values in (("sent", sent), ("received", received)):
                 columns[f"{name}_{how}"] = np.zeros(len(ends), np.int64)
                 np.add.at(columns[f"{name}_{how}"], place, values)

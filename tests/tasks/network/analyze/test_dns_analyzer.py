@@ -59,7 +59,7 @@ from tasks.network.analyze._dns_message import (
 )
 from tasks.network.analyze._dns_names import entropy
 from tasks.network.analyze._dns_stream import DnsStream
-from tasks.network.analyze._dns_traffic import MOST_OPEN, SECOND, STORM_ANSWERS, Traffic
+from tasks.network.analyze._dns_traffic import ANSWERED_NS, FIRST_OPEN, MOST_OPEN, SECOND, STORM_ANSWERS, Traffic
 from tasks.network.analyze._percentiles import EXACT_SAMPLES, Durations
 from tasks.network.analyze._selection import ALL
 from tasks.network.analyze.dns_analyzer import DnsReport, dns_analyzer
@@ -437,7 +437,7 @@ def test_amplification_and_reflection_are_told_apart() -> None:
         codes["dns.amplification"]["what"]
     )
     assert codes["dns.reflected"]["count"] == 20 and "198.51.100.8" in str(codes["dns.reflected"]["what"])
-    assert wire.traffic.pairs["198.51.100.7", SERVER].any == 20 and ANY in wire.traffic.names.types
+    assert wire.traffic.servers[SERVER].pairs["198.51.100.7"].trouble.any == 20 and ANY in wire.traffic.names.types
 
 
 def test_a_truncated_answer_wants_the_question_again_over_tcp() -> None:
@@ -479,11 +479,34 @@ def test_memory_is_bounded_under_a_flood_of_forged_questions() -> None:
         template[13:21] = b"%08x" % number
         wire.query(bytes(template), client=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
         wire.now += 1_000_000
-    assert len(wire.traffic.open) <= MOST_OPEN and len(wire.traffic.pairs) <= 50_001
+    assert len(wire.traffic.open) <= MOST_OPEN and wire.traffic.pair_count <= 50_001
     wire.traffic.finish(wire.now + 60 * SECOND)
     assert wire.traffic.queries == wire.traffic.unanswered == MOST_OPEN + 30_000
     assert len(wire.traffic.names.names) <= 40_000 and wire.traffic.names.left_out
     assert wire.traffic.names.domains["example.com"].queries == wire.traffic.queries
+
+
+def test_what_waits_for_an_answer_is_kept_while_others_are_forgotten() -> None:
+    wire = Wire()
+    wire.query(early := ask("early.example.com", ident=7), port=41_000)
+    wire.query(asked_again := ask("again.example.com", ident=8), port=41_001)
+    wire.answer(answer(asked_again), port=41_001)
+    for number in range(3 * FIRST_OPEN):
+        client = f"10.1.{number >> 8 & 255}.{number & 255}"
+        wire.query(query := ask("www.example.com", ident=number % 65_536), client=client)
+        wire.answer(answer(query), after=0.0005, client=client)
+    assert len(wire.traffic.open) <= 3 * FIRST_OPEN + 2
+    wire.query(asked_again, port=41_001)
+    wire.answer(answer(early), port=41_000)
+    assert (wire.traffic.repeated, wire.traffic.unasked, wire.traffic.unanswered) == (1, 0, 0)
+    wire.now += (ANSWERED_NS // SECOND + 1) * SECOND
+    for number in range(2 * FIRST_OPEN):
+        client = f"10.2.{number >> 8 & 255}.{number & 255}"
+        wire.query(query := ask("www.example.com", ident=number % 65_536), client=client)
+        wire.answer(answer(query), after=0.00001, client=client)
+    assert len(wire.traffic.open) <= 2 * FIRST_OPEN
+    wire.traffic.finish(wire.now)
+    assert wire.traffic.unanswered == 0
 
 
 def test_percentiles_are_exact_for_few_and_close_for_many() -> None:

@@ -291,6 +291,22 @@ def test_what_the_other_side_says_decides_for_earlier_datagrams_too(
     assert [(source, payload[:6]) for source, _, payload in found] == [("10.0.0.1", b"questi"), ("10.0.0.2", b"ANSWER")]
 
 
+def test_of_too_much_that_is_undecided_the_oldest_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_records, "LEAST_PIECE", 300)
+    monkeypatch.setattr(_records, "MOST_PIECE", 300)
+    monkeypatch.setattr(_engine, "MOST_HELD_BYTES", 5 * 550)
+    asked = [
+        Packet(NOON_NS + n, udp(f"10.0.1.{n}", 5000, "10.0.0.2", 9000, b"question" + bytes(100))) for n in range(20)
+    ]
+    answered = [
+        Packet(NOON_NS + 100 + n, udp("10.0.0.2", 9000, f"10.0.1.{n}", 5000, b"ANSWER")) for n in reversed(range(20))
+    ]
+    found = datagrams([*asked, *answered], tmp_path / "a.pcap", Signature(prefixes=(b"ANSWER",)))
+    questions = {int(source.rsplit(".")[-1]) for source, _, payload in found if payload.startswith(b"question")}
+    # The last question may be in a piece with its answer, and is decided on at once.
+    assert len(found) == 20 + len(questions) and questions in ({*range(15, 20)}, {*range(14, 20)})
+
+
 def test_a_cut_datagram_says_so(tmp_path: Path) -> None:
     path = write_pcap(
         cut(Capture([Packet(NOON_NS, udp("10.0.0.1", 1, "10.0.0.2", 53, b"0123456789"))]), 46), tmp_path / "a.pcap"
