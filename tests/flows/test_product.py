@@ -298,12 +298,27 @@ def test_the_nightly_schedule_sleeps_until_a_network_is_allowed_and_then_gets_ru
     assert _switch(stack)
 
 
-def test_a_new_version_leaves_the_nightly_schedule_on(office: Office) -> None:
+def _job_template(stack: Stack) -> dict[str, Any]:
+    template = stack.api("GET", "/work_pools/signalbox")["base_job_template"]
+    assert isinstance(template, dict)
+    return template
+
+
+def test_a_new_version_leaves_what_an_operator_switched_and_starts_runs_in_one_process(office: Office) -> None:
     stack = office.stack
     assert _switch(stack)
-    done = stack.python("-m", "deployments.bootstrap", "--force")
-    assert done.returncode == 0, done.stderr
+    template = _job_template(stack)
+    command = template["variables"]["properties"]["command"]
+    assert command["default"] == "python -m prefect.engine"
+    for before, after in ((None, "python -m prefect.engine"), ("nice python -m prefect.engine",) * 2):
+        command["default"] = before
+        stack.api("PATCH", "/work_pools/signalbox", {"base_job_template": template})
+        done = stack.python("-m", "deployments.bootstrap", "--force")
+        assert done.returncode == 0, done.stderr
+        assert _job_template(stack)["variables"]["properties"]["command"]["default"] == after
     assert _switch(stack)
+    command["default"] = "python -m prefect.engine"
+    stack.api("PATCH", "/work_pools/signalbox", {"base_job_template": template})
 
 
 def test_the_schedule_starts_a_discovery_by_itself(office: Office) -> None:
