@@ -54,6 +54,7 @@ class Table:
         else:
             self._file.truncate(self._end + size)
             memory = mmap.mmap(self._file.fileno(), size, offset=self._end)
+        memory.madvise(mmap.MADV_RANDOM)  # reading ahead, by megabytes on some disks, is dear and finds nothing here
         self._maps.append(memory)
         self._columns[name] = np.ndarray(shape, kind, memory)
         self._fill[name], self._places[name] = fill, self._end
