@@ -9,13 +9,13 @@ _MOST_BOXES = 100_000
 
 
 def whole_mp4(file: BinaryIO) -> bool:
-    """Whether the boxes of an MP4 file (section 4.2) end where the file ends, its index among them."""
+    """Whether the boxes of an MP4 file (section 4.2) end where the file ends, its index and its media among them."""
     end = file.seek(0, 2)
-    place, indexed = 0, False
+    place, missing = 0, {b"moov", b"mdat"}
     for kind, _, after in _boxes(file, 0, end):
-        indexed = indexed or kind == b"moov"
+        missing.discard(kind)
         place = after
-    return indexed and place == end
+    return not missing and place == end
 
 
 def mp4_seconds(file: BinaryIO) -> float | None:

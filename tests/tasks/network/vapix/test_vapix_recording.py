@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from xml.etree.ElementTree import Element
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lab.axis_camera import Camera, cameras
 from lab.axis_camera.asking import DESTROYING, UNHURRIED, Asking, only
@@ -720,6 +720,7 @@ def test_the_simulated_camera_knows_how_large_its_files_will_be() -> None:
 
 
 @given(st.integers(0, len(MP4) - 1))
+@example(MP4.index(b"mdat") - 4)  # between two boxes
 def test_a_cut_mp4_file_is_never_whole(cut: int) -> None:
     assert whole_mp4(io.BytesIO(MP4)) and not whole_mp4(io.BytesIO(MP4[:cut]))
 
