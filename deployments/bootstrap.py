@@ -63,11 +63,9 @@ async def bootstrap(*, force: bool = False) -> list[str]:
         await _ensure_pool(client)
         done.append(f"work pool {POOL}: queues {', '.join(Service)}")
         switches = await _schedule_switches(client)
-        async with asyncio.TaskGroup() as side_by_side:  # Prefect's command spends its time with its own start
-            side_by_side.create_task(_deploy_file())
-            tools = side_by_side.create_task(_ensure_tool_deployments(client))
+        # Side by side: Prefect's command spends its time with its own start. No task group, which would wrap what went wrong.
+        _, count = await asyncio.gather(_deploy_file(), _ensure_tool_deployments(client))
         await _restore_schedules(client, switches)
-        count = tools.result()
         done.append(f"deployments: prefect.yaml and run-tool for {count} tools")
         done += await ensure_automations(client)
     await Variable.aset(DIGEST_VARIABLE, digest, overwrite=True)

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,6 +320,22 @@ def test_a_new_version_leaves_what_an_operator_switched_and_starts_runs_in_one_p
     assert _switch(stack)
     command["default"] = "python -m prefect.engine"
     stack.api("PATCH", "/work_pools/signalbox", {"base_job_template": template})
+
+
+def test_deployments_that_prefect_refuses_are_said_in_one_sentence(office: Office, tmp_path: Path) -> None:
+    broken = tmp_path / "prefect.yaml"
+    broken.write_text(
+        "deployments:\n- name: broken\n  entrypoint: flows.nothing.nothing\n  work_pool: {name: nobody}\n"
+    )
+    program = (
+        "import sys; from pathlib import Path; import deployments.bootstrap as bootstrap\n"
+        "bootstrap.PREFECT_YAML = Path(sys.argv[1])\n"
+        "bootstrap.main(['--force'])\n"
+    )
+    done = office.stack.python("-c", program, str(broken))
+    assert done.returncode == 1
+    last = [line for line in done.stderr.splitlines() if line.strip()][-1]
+    assert last.startswith("tasks.core.errors.CommandFailed: Prefect did not accept prefect.yaml."), done.stderr
 
 
 def test_the_schedule_starts_a_discovery_by_itself(office: Office) -> None:
