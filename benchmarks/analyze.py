@@ -29,7 +29,6 @@ FLAT = 1.3
 """Most that the memory may grow by while packets, hosts and conversations grow tenfold."""
 FLOODED = ("tcp", "udp", "dpkt")
 """Those that keep a table of all conversations: measured on a million conversations of one packet as well."""
-TSHARK_SECONDS = 900
 
 
 class Contest(NamedTuple):

@@ -10,6 +10,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeVar
 
 import numpy as np
@@ -25,6 +26,16 @@ _ROWS_AT_ONCE: Final = 4096
 T = TypeVar("T", bound=np.generic)
 
 
+@dataclass(slots=True)
+class _Column:
+    """Values, the memory they are mapped into, where they are in the file, and what a new row has."""
+
+    values: npt.NDArray[Any]
+    memory: mmap.mmap
+    place: int
+    fill: int
+
+
 class Table:
     """Columns that grow together, up to a fixed number of rows.
 
@@ -36,34 +47,28 @@ class Table:
         self.most = most
         self.size = 0
         self._claimed = 0
-        self._columns: dict[str, npt.NDArray[np.generic]] = {}
-        self._fill: dict[str, int] = {}
-        self._places: dict[str, int] = {}
-        self._maps: list[mmap.mmap] = []
+        self._columns: dict[str, _Column] = {}
         self._end = 0
         self._file, self._folder = _nameless_file()
 
     def column(self, name: str, kind: str = "i8", fill: int = 0, width: int = 1) -> None:
         """Add a column; with a width above 1 it has that many values a row."""
         shape = (self.most, width) if width > 1 else (self.most,)
-        size = (
-            -(-self.most * width * np.dtype(kind).itemsize // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
-        )
+        pages = -(-self.most * width * np.dtype(kind).itemsize // mmap.ALLOCATIONGRANULARITY)
+        size = pages * mmap.ALLOCATIONGRANULARITY
         if self._file is None:
             memory = mmap.mmap(-1, size)
         else:
             self._file.truncate(self._end + size)
             memory = mmap.mmap(self._file.fileno(), size, offset=self._end)
         memory.madvise(mmap.MADV_RANDOM)  # reading ahead, by megabytes on some disks, is dear and finds nothing here
-        self._maps.append(memory)
-        self._columns[name] = np.ndarray(shape, kind, memory)
-        self._fill[name], self._places[name] = fill, self._end
+        column = self._columns[name] = _Column(np.ndarray(shape, kind, memory), memory, self._end, fill)
         self._end += size
-        self._claim(name, 0, self._claimed)
-        self._columns[name][: self.size] = fill
+        self._claim(column, 0, self._claimed)
+        column.values[: self.size] = fill
 
     def __getitem__(self, name: str) -> npt.NDArray[np.int64]:
-        return self._columns[name]  # type: ignore[return-value]
+        return self._columns[name].values
 
     def grow(self, size: int) -> None:
         """Have so many rows.
@@ -75,12 +80,12 @@ class Table:
             return
         if size > self._claimed:
             claimed = min(-(-size // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, self.most)
-            for name in self._columns:
-                self._claim(name, self._claimed, claimed)
+            for column in self._columns.values():
+                self._claim(column, self._claimed, claimed)
             self._claimed = claimed
-        for name, fill in self._fill.items():
-            if fill:
-                self._columns[name][self.size : size] = fill
+        for column in self._columns.values():
+            if column.fill:
+                column.values[self.size : size] = column.fill
         self.size = size
 
     def each(self, function: Callable[[slice], npt.NDArray[T]]) -> npt.NDArray[T]:
@@ -94,17 +99,16 @@ class Table:
     def release(self) -> None:
         """Let go of the memory; values stay where they are, in the file."""
         if self._file is not None:  # without one, it would let go of the values
-            for memory in self._maps:
-                memory.madvise(mmap.MADV_DONTNEED)
+            for column in self._columns.values():
+                column.memory.madvise(mmap.MADV_DONTNEED)
 
-    def _claim(self, name: str, first: int, last: int) -> None:
+    def _claim(self, column: _Column, first: int, last: int) -> None:
         """Have the disk's blocks before they are written to: a full disk must be an error, not a signal that kills."""
         if self._file is None or first >= last:
             return
-        column = self._columns[name]
-        row, place = column.strides[0], self._places[name]
+        row = column.values.strides[0]
         try:
-            os.posix_fallocate(self._file.fileno(), place + first * row, (last - first) * row)
+            os.posix_fallocate(self._file.fileno(), column.place + first * row, (last - first) * row)
         except OSError as error:
             raise CommandFailed(
                 f"There is no room for the table of conversations: {os.strerror(error.errno or 0)} ({self._folder}).",

@@ -495,7 +495,6 @@ def test_what_waits_for_an_answer_is_kept_while_others_are_forgotten() -> None:
         client = f"10.1.{number >> 8 & 255}.{number & 255}"
         wire.query(query := ask("www.example.com", ident=number % 65_536), client=client)
         wire.answer(answer(query), after=0.0005, client=client)
-    assert len(wire.traffic.open) <= 3 * FIRST_OPEN + 2
     wire.query(asked_again, port=41_001)
     wire.answer(answer(early), port=41_000)
     assert (wire.traffic.repeated, wire.traffic.unasked, wire.traffic.unanswered) == (1, 0, 0)
